@@ -1,0 +1,39 @@
+# make demo   recognise the sample formulas on the embedded Triton server (no torch, no GPU)
+# make test   run the whole test suite
+# make lint   ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	@sh deploy/demo.sh $(BIN)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: setup.cfg | $(BIN)/python
+	$(PIP) --editable '.[serve,client]'
+	@touch $@
+
+$(VENV)/.test: setup.cfg deploy/install_torch.sh | $(BIN)/python
+	sh deploy/install_torch.sh $(BIN)
+	$(PIP) --editable '.[serve,client,train,export,openvino,dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Sample formulas in the project's own synthetic handwriting, with their LaTeX."""

@@ -1,0 +1,233 @@
+"""``config.pbtxt`` of every served model, from the tensor contract.
+
+The configurations are built as Triton's own protobuf messages, written as text, and read
+back before anybody gets to see them; no text is ever edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hmer import contract
+from hmer.contract import ModelSpec, Sizes, TensorSpec
+from hmer.errors import BadParameter, ExportError, MissingDependency
+from hmer.serving import (
+    BLS,
+    IN_PROCESS,
+    MAX_ROWS,
+    DecodeParameters,
+    GraphParameters,
+    PreprocessParameters,
+    to_strings,
+)
+
+EMBEDDED, CONTAINER = "embedded", "container"
+HOSTS = (EMBEDDED, CONTAINER)
+ONNXRUNTIME, OPENVINO, TENSORRT = "onnxruntime", "openvino", "tensorrt"
+TARGETS = (ONNXRUNTIME, OPENVINO, TENSORRT)
+
+# A message of Triton's model_config.proto; the library carries no types.
+ModelConfig = Any
+
+_DATA_TYPES = {
+    "bytes": "TYPE_STRING",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "float32": "TYPE_FP32",
+}
+_PLATFORMS = {ONNXRUNTIME: "onnxruntime_onnx", TENSORRT: "tensorrt_plan"}
+_MODEL_FILES = {ONNXRUNTIME: "model.onnx", TENSORRT: "model.plan"}
+
+
+@dataclass(frozen=True)
+class RepositoryOptions:
+    """How a repository is hosted.
+
+    ``host``: ``embedded`` (the server of a PyPI wheel, CPU) or ``container`` (NVIDIA's image).
+    ``target``: what runs the two graphs. ``step``: how ``decode`` runs its steps; ``None``
+    means the host's default. ``precision``: ``fp32`` or ``bf16`` (OpenVINO only).
+    ``threads``: of the encoder, 0 for every CPU. ``slots``, ``max_queue``, ``max_tokens``:
+    see ``hmer.serving.DecodeParameters``. ``preprocessors``: instances of ``preprocess``.
+    """
+
+    host: str = EMBEDDED
+    target: str = ONNXRUNTIME
+    step: str | None = None
+    precision: str = "fp32"
+    threads: int = 0
+    slots: int = DecodeParameters.slots
+    max_queue: int = DecodeParameters.max_queue
+    max_tokens: int = DecodeParameters.max_tokens
+    preprocessors: int = 2
+
+    def __post_init__(self) -> None:
+        if self.host not in HOSTS or self.target not in TARGETS:
+            raise BadParameter(f"There is no host {self.host} with the target {self.target}.")
+        if self.host == EMBEDDED and self.target == TENSORRT:
+            raise BadParameter(
+                "The embedded server has no TensorRT. Use --host container for it, or "
+                "--target onnxruntime or openvino."
+            )
+        if self.step not in (None, IN_PROCESS, BLS):
+            raise BadParameter(f"The step is {IN_PROCESS} or {BLS}, not {self.step}.")
+        if self.step == IN_PROCESS and not self.python_graphs:
+            raise BadParameter(
+                f"With --host {self.host} --target {self.target} Triton itself runs the step, so "
+                f"--step {IN_PROCESS} does not apply. Leave the option out."
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise BadParameter(f"The precision is fp32 or bf16, not {self.precision}.")
+        if self.precision == "bf16" and self.target != OPENVINO:
+            raise BadParameter("--precision bf16 needs --target openvino.")
+        for name in ("slots", "max_queue", "max_tokens", "preprocessors"):
+            if getattr(self, name) < 1:
+                raise BadParameter(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.threads < 0:
+            raise BadParameter(f"threads is {self.threads}; it must be 0 (every CPU) or more.")
+
+    @property
+    def python_graphs(self) -> bool:
+        """Whether ``encoder`` and ``decoder_step`` are Python models over ``hmer.runtime``.
+
+        They are where Triton has no backend of its own for the target: everywhere on the
+        embedded server, and for OpenVINO, whose Triton backend is beta, in the container.
+        """
+        return self.host == EMBEDDED or self.target == OPENVINO
+
+    @property
+    def decode_step(self) -> str:
+        """``step``, or the host's default."""
+        return self.step or (IN_PROCESS if self.python_graphs else BLS)
+
+    @property
+    def model_file(self) -> str | None:
+        """The file that a backend of Triton's own loads, in ``1/``; ``None`` for Python."""
+        return None if self.python_graphs else _MODEL_FILES[self.target]
+
+
+def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelConfig]:
+    """The configuration of every served model for a network of these ``sizes``."""
+    specs = contract.models(sizes)
+    graph = GraphParameters(
+        target=options.target, precision=options.precision, threads=options.threads
+    )
+    # A step is bound by reading the weights: a second thread gains little, and takes the
+    # encoder's CPU. In fp32 because bf16 gains nothing there.
+    step = GraphParameters(target=options.target, threads=1)
+    decode = DecodeParameters(
+        step=options.decode_step,
+        target=options.target,
+        slots=options.slots,
+        max_queue=options.max_queue,
+        max_tokens=options.max_tokens,
+    )
+    configs = {
+        contract.RECOGNIZE: _ensemble(
+            specs[contract.RECOGNIZE],
+            [specs[name] for name in (contract.PREPROCESS, contract.ENCODER, contract.DECODE)],
+        ),
+        contract.PREPROCESS: _python(
+            specs[contract.PREPROCESS], to_strings(PreprocessParameters()), options.preprocessors
+        ),
+        contract.ENCODER: _graph(specs[contract.ENCODER], options, graph, MAX_ROWS),
+        contract.DECODER_STEP: _graph(specs[contract.DECODER_STEP], options, step, options.slots),
+        # One instance owns all slots.
+        contract.DECODE: _python(specs[contract.DECODE], to_strings(decode), 1),
+    }
+    # Requests of one padded size share a batch. It never waits for more: a batch forms
+    # while the one before it runs. On a CPU large batches gain nothing and delay the first.
+    encoder = configs[contract.ENCODER]
+    encoder.dynamic_batching.max_queue_delay_microseconds = 0
+    if options.python_graphs:
+        encoder.dynamic_batching.preferred_batch_size.append(4)
+    # `decoder_step` has no batcher: `decode` sends its slots as one batch already.
+    return configs
+
+
+def to_text(config: ModelConfig) -> str:
+    """The text of ``config.pbtxt``. Raises ``ExportError`` if it doesn't read back as it was."""
+    text_format, _ = _protobuf()
+    text = str(text_format.MessageToString(config))
+    if from_text(text) != config:
+        raise ExportError(f"The configuration of {config.name} changed on its way through text.")
+    return text
+
+
+def from_text(text: str) -> ModelConfig:
+    """Parse a ``config.pbtxt``; ``ExportError`` if it is not one."""
+    text_format, messages = _protobuf()
+    try:
+        return text_format.Parse(text, messages.ModelConfig())
+    except text_format.ParseError as error:
+        raise ExportError(f"This is no Triton model configuration: {error}.") from None
+
+
+def _protobuf() -> tuple[Any, Any]:
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        raise MissingDependency(
+            "Writing a model repository needs Triton's protobuf messages: "
+            "pip install 'hmer[serve]'."
+        ) from error
+    return text_format, model_config_pb2
+
+
+def _interface(spec: ModelSpec, max_batch_size: int) -> ModelConfig:
+    _, messages = _protobuf()
+    config = messages.ModelConfig(name=spec.name, max_batch_size=max_batch_size)
+    for tensor in spec.inputs:
+        config.input.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
+    for tensor in spec.outputs:
+        config.output.add(name=tensor.name, data_type=_data_type(tensor), dims=_dims(tensor))
+    return config
+
+
+def _data_type(tensor: TensorSpec) -> int:
+    _, messages = _protobuf()
+    return int(messages.DataType.Value(_DATA_TYPES[tensor.dtype]))
+
+
+def _dims(tensor: TensorSpec) -> list[int]:
+    return [-1 if isinstance(dim, str) else dim for dim in tensor.dims]
+
+
+def _python(spec: ModelSpec, parameters: Mapping[str, str], instances: int,
+            max_batch_size: int = MAX_ROWS) -> ModelConfig:  # fmt: skip
+    _, messages = _protobuf()
+    config = _interface(spec, max_batch_size)
+    config.backend = "python"
+    config.default_model_filename = "model.py"
+    config.instance_group.add(count=instances, kind=messages.ModelInstanceGroup.KIND_CPU)
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value
+    return config
+
+
+def _graph(spec: ModelSpec, options: RepositoryOptions, parameters: GraphParameters,
+           max_batch_size: int) -> ModelConfig:  # fmt: skip
+    if options.python_graphs:
+        return _python(spec, to_strings(parameters), 1, max_batch_size)
+    config = _interface(spec, max_batch_size)
+    config.platform = _PLATFORMS[options.target]
+    config.default_model_filename = _MODEL_FILES[options.target]
+    config.instance_group.add(count=1)
+    if options.target == ONNXRUNTIME and parameters.threads:
+        config.parameters["intra_op_thread_count"].string_value = str(parameters.threads)
+    return config
+
+
+def _ensemble(spec: ModelSpec, steps: list[ModelSpec]) -> ModelConfig:
+    config = _interface(spec, MAX_ROWS)
+    config.platform = "ensemble"
+    for step in steps:
+        entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
+        # The contract gives a tensor one name on the whole road.
+        for tensor in step.inputs:
+            entry.input_map[tensor.name] = tensor.name
+        for tensor in step.outputs:
+            entry.output_map[tensor.name] = tensor.name
+    return config

@@ -1,0 +1,162 @@
+"""The command ``hmer-export repository``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from export.config import (
+    CONTAINER,
+    EMBEDDED,
+    HOSTS,
+    ONNXRUNTIME,
+    OPENVINO,
+    TARGETS,
+    TENSORRT,
+    RepositoryOptions,
+)
+from export.repository import assemble
+from hmer.errors import HmerError
+from hmer.serving import BLS, IN_PROCESS
+
+EXAMPLE = """
+\b
+Examples:
+  hmer-export repository hmer/pretrained --output repository
+  hmer-export repository hmer/pretrained --host container --target onnxruntime --output served
+"""
+
+
+@click.command("repository", epilog=EXAMPLE)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the repository; it must not exist, or be empty.",
+)
+@click.option(
+    "--host",
+    type=click.Choice(HOSTS),
+    default=EMBEDDED,
+    show_default=True,
+    help=f"{EMBEDDED}: hmer-serve, on a CPU. {CONTAINER}: NVIDIA's Triton image.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default=ONNXRUNTIME,
+    show_default=True,
+    help=f"What runs the graphs. {TENSORRT} needs --host {CONTAINER}.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    default=RepositoryOptions.slots,
+    show_default=True,
+    help="Formulas decoded at the same time.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    default=RepositoryOptions.max_queue,
+    show_default=True,
+    help="Formulas that may wait for a slot before more are refused.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=RepositoryOptions.max_tokens,
+    show_default=True,
+    help="Longest answer.",
+)
+@click.option(
+    "--step",
+    type=click.Choice((IN_PROCESS, BLS)),
+    default=None,
+    help="Run decoding steps inside decode, or by calls to the model decoder_step. "
+    f"[default: {IN_PROCESS} where a Python model runs the graphs, else {BLS}]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    default=RepositoryOptions.threads,
+    show_default=True,
+    help="Threads of the encoder; 0: every CPU.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "bf16")),
+    default="fp32",
+    show_default=True,
+    help=f"Of the encoder; bf16 with --target {OPENVINO}.",
+)
+@click.option(
+    "--preprocessors",
+    type=click.IntRange(min=1),
+    default=RepositoryOptions.preprocessors,
+    show_default=True,
+    help="Processes that read pictures.",
+)
+@click.option(
+    "--engines",
+    type=click.Path(path_type=Path),
+    default=None,
+    help=f"Folder with encoder.plan and decoder_step.plan, for --target {TENSORRT}.",
+)
+@click.option("--force", is_flag=True, help="Replace the repository that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def repository(
+    bundle: Path,
+    output: Path,
+    host: str,
+    target: str,
+    slots: int,
+    max_queue: int,
+    max_tokens: int,
+    step: str | None,
+    threads: int,
+    precision: str,
+    preprocessors: int,
+    engines: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Assemble a Triton model repository from the exported BUNDLE (hmer-export onnx)."""
+    try:
+        options = RepositoryOptions(
+            host, target, step, precision, threads, slots, max_queue, max_tokens, preprocessors
+        )
+        result = assemble(bundle, output, options, engines=engines, force=force)
+    except HmerError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    for path in result.missing:
+        click.echo(
+            f"warning: {path} is still missing. Build it from the graph in {output / 'bundle'} "
+            "with the TensorRT of the same image and GPU that will serve it.",
+            err=True,
+        )
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "repository": str(result.folder),
+                    "models": list(result.models),
+                    "host": host,
+                    "target": target,
+                    "step": options.decode_step,
+                    "missing": list(result.missing),
+                }
+            )
+        )
+        return
+    click.echo(f"Wrote {result.folder} with the models {', '.join(result.models)}.")
+    if host == EMBEDDED:
+        click.echo(f"Serve it: hmer-serve --repository {result.folder}")
+    else:
+        click.echo(f"How to serve it: hmer-serve --repository {result.folder} --print-docker")

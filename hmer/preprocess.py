@@ -1,0 +1,255 @@
+"""Image -> network input: the only decode, polarity, crop, scale and pad of the project.
+
+Training, export, serving and the in-process recogniser all call this module; what a
+network was trained with travels as ``PreprocessSettings`` in its bundle. The picture is
+brought to one size of *writing* (not to one size of image): the typical height of its
+connected components becomes ``symbol_height`` pixels, so that any resolution, crop or
+margin gives nearly the same network input.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hmer import ink
+from hmer.errors import BlankImage, EmptyInput, ImageTooLarge, ImageTooSmall, UnreadableImage
+
+Gray = NDArray[np.uint8]
+
+MAX_INPUT_PIXELS = 50_000_000  # of an encoded picture, read from its header before decoding
+MIN_INPUT_SIDE = 8  # pixels, the longer side
+MIN_CONTRAST = 24  # grey levels between paper and ink
+INK_LEVEL = 64  # of 255: a brighter pixel is ink
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+
+
+@dataclass(frozen=True)
+class PreprocessSettings:
+    """What preprocessing does, as recorded in a bundle. Lengths are in pixels.
+
+    ``symbol_height``: the typical component height after scaling. ``margin``: empty border.
+    ``multiple``: heights and widths are multiples of it (the encoder's stride).
+    ``max_height``, ``max_width``, ``max_pixels``: a larger picture is scaled down to fit.
+    """
+
+    symbol_height: float = 20.0
+    margin: int = 6
+    multiple: int = 8
+    max_height: int = 512
+    max_width: int = 1536
+    max_pixels: int = 262_144
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``bundle.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PreprocessSettings:
+        """From ``bundle.json``; unknown or missing names raise ``TypeError`` or ``KeyError``."""
+        names = [field.name for field in fields(cls)]
+        if unknown := set(values) - set(names):
+            raise KeyError(f"unknown preprocess settings {sorted(unknown)}")
+        return cls(**{name: values[name] for name in names})
+
+
+class Prepared(NamedTuple):
+    """A network input and how it came about: output = (input - origin) * scale + margin."""
+
+    image: Gray
+    scale: float
+    origin: tuple[float, float]  # x, y of the crop in the input
+    margin: int
+
+
+def load(data: bytes, settings: PreprocessSettings) -> Gray:
+    """Encoded picture or ink to the network's input, uint8 (H, W), ink 255 on 0.
+
+    Raises an ``InputError`` that says what is wrong with ``data``.
+    """
+    return preprocess(decode(data), settings)
+
+
+def decode(data: bytes) -> Gray:
+    """InkML, JSON strokes, or an encoded picture to gray levels, uint8 (H, W)."""
+    if not data:
+        raise EmptyInput("The input is empty (0 bytes).")
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith(b"<"):
+        return ink.render(ink.parse_inkml(data).strokes)
+    if head.startswith((b"{", b"[")):
+        return ink.render(ink.parse_strokes(data).strokes)
+    return decode_image(data)
+
+
+def decode_image(data: bytes) -> Gray:
+    """Decode a PNG, JPEG, WebP, TIFF or BMP to gray levels, uint8 (H, W).
+
+    Rotation flags are honoured, transparency lies on white paper, 16-bit and CMYK
+    pictures are converted. Raises ``UnreadableImage``, ``ImageTooLarge``, ``ImageTooSmall``.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Size is checked right below, before any pixel is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = picture.size
+        if width * height > MAX_INPUT_PIXELS:
+            raise ImageTooLarge(
+                f"The picture has {width} x {height} pixels; at most "
+                f"{MAX_INPUT_PIXELS // 1_000_000} million are accepted. Scale it down: a formula "
+                "needs about 100 pixels a line."
+            )
+        if max(width, height) < MIN_INPUT_SIDE:
+            raise ImageTooSmall(
+                f"The picture has {width} x {height} pixels, too few to hold a formula."
+            )
+        return _to_gray(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError:
+        raise ImageTooLarge(
+            "The picture's header announces far more pixels than the "
+            f"{MAX_INPUT_PIXELS // 1_000_000} million that are accepted. Scale it down."
+        ) from None
+    except UnidentifiedImageError:
+        raise UnreadableImage(
+            "The input is not a PNG, JPEG, WebP, TIFF or BMP picture, nor InkML, nor JSON strokes."
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UnreadableImage(
+            f"The picture cannot be decoded, it may be truncated ({error}). Save it again."
+        ) from None
+
+
+def _to_gray(picture: Image.Image) -> Gray:
+    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+        levels = np.asarray(picture, dtype=np.float32)
+        top = 65535.0 if levels.max(initial=0.0) > 255.0 else 255.0
+        return np.clip(levels * (255.0 / top), 0, 255).astype(np.uint8)
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(paper, picture)
+    return np.asarray(picture.convert("L"), dtype=np.uint8)
+
+
+def extract_ink(gray: Gray) -> Gray:
+    """Ink of either polarity on paper of any level: uint8 (H, W), 0 paper to 255 ink.
+
+    The paper is the median level, the ink what deviates from it to the side with the
+    greater mass. Raises ``BlankImage``.
+    """
+    paper = float(np.median(gray))
+    darker = cv2.subtract(np.full_like(gray, round(paper)), gray)
+    lighter = cv2.subtract(gray, np.full_like(gray, round(paper)))
+    levels = darker if darker.sum(dtype=np.int64) >= lighter.sum(dtype=np.int64) else lighter
+    peak = int(levels.max())
+    if peak < MIN_CONTRAST:
+        raise BlankImage("The picture is blank: no ink stands out from its background.")
+    # The faint quarter is paper texture and compression noise.
+    floor = peak * 0.25
+    stretched = (levels.astype(np.float32) - floor) * (255.0 / (peak - floor))
+    return np.clip(stretched, 0, 255).astype(np.uint8)
+
+
+def typical_height(ink_levels: Gray) -> float:
+    """Mean height in pixels of the components taller than 10 % of the tallest.
+
+    A picture of thin horizontal bars alone is measured by its pen width instead: writing
+    is not lower than five pen widths.
+    """
+    mask = (ink_levels >= INK_LEVEL).astype(np.uint8)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    heights = stats[1:count, cv2.CC_STAT_HEIGHT].astype(np.float64)
+    mean = float(heights[heights >= 0.1 * heights.max()].mean())
+    # Across a line of width p the distance to its edge averages p / 4.
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+    pen = 4.0 * float(distance.sum()) / float(mask.sum())
+    return max(mean, 5.0 * pen)
+
+
+def preprocess(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Gray:
+    """Gray levels to the network's input: uint8 (H, W), ink 255 on 0. See ``prepare``."""
+    return prepare(gray, settings, zoom).image
+
+
+def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prepared:
+    """Crop to the ink, scale to the settings' symbol height times ``zoom``, add the margin.
+
+    ``zoom`` is training's scale augmentation, applied where the scale is set so that the
+    normalisation does not cancel it; everything else leaves it at 1.
+    """
+    if max(gray.shape) < MIN_INPUT_SIDE:
+        raise ImageTooSmall(
+            f"The picture has {gray.shape[1]} x {gray.shape[0]} pixels, too few to hold a formula."
+        )
+    levels = extract_ink(gray)
+    rows = np.flatnonzero((levels >= INK_LEVEL).any(axis=1))
+    columns = np.flatnonzero((levels >= INK_LEVEL).any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    levels = levels[top : rows[-1] + 1, left : columns[-1] + 1]
+    height, width = levels.shape
+
+    scale = settings.symbol_height * zoom / typical_height(levels)
+    border = 2 * settings.margin
+    scale = min(
+        scale,
+        (settings.max_height - border) / height,
+        (settings.max_width - border) / width,
+        (settings.max_pixels / ((height + border) * (width + border))) ** 0.5,
+    )
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    method = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
+    resized = cv2.resize(levels, (new_width, new_height), interpolation=method)
+    # Thin lines fade when they are scaled down: bring the ink back to full level.
+    inked = resized[resized >= 16]
+    if inked.size:
+        gain = 255.0 / max(float(np.percentile(inked, 90)), 1.0)
+        resized = np.clip(resized.astype(np.float32) * gain, 0, 255).astype(np.uint8)
+
+    canvas = np.zeros(
+        (_round_up(new_height + border, settings.multiple),
+         _round_up(new_width + border, settings.multiple)),
+        np.uint8,
+    )  # fmt: skip
+    m = settings.margin
+    canvas[m : m + new_height, m : m + new_width] = resized
+    return Prepared(canvas, scale, (float(left), float(top)), m)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def size_class(height: int, width: int) -> tuple[int, int]:
+    """The padded size of a picture: few classes, so that unlike pictures share a batch.
+
+    Heights and widths grow in steps of about a quarter (32, 40, 48, 64, 80, ...).
+    """
+    return _ladder(height), _ladder(width)
+
+
+def _ladder(length: int) -> int:
+    step = 32
+    while length > 4 * step:
+        step *= 2
+    return _round_up(length, step // 4 if step > 32 else 16)
+
+
+def to_batch(images: Sequence[Gray]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Pad ``load``'s images to one size class: uint8 (B, 1, H, W) and int32 true sizes (B, 2)."""
+    height, width = size_class(
+        max(image.shape[0] for image in images), max(image.shape[1] for image in images)
+    )
+    batch = np.zeros((len(images), 1, height, width), np.uint8)
+    for row, image in zip(batch, images, strict=True):
+        row[0, : image.shape[0], : image.shape[1]] = image
+    sizes = np.array([image.shape for image in images], np.int32)
+    return batch, sizes

@@ -1,0 +1,246 @@
+"""In-process runtimes for the graphs of a bundle: ONNX Runtime and OpenVINO, on the CPU.
+
+::
+
+    with open_runner("onnxruntime", bundle.file(STEP_FILE), threads=1) as runner:
+        outputs = runner.infer(feeds)
+
+Numbers of threads are explicit and idle threads sleep: two pools that spin on the same cores
+slow each other to a fraction. ``ONNX Runtime`` computes in the graph's own precision, OpenVINO
+in fp32 or, where the CPU has units for it, in bf16.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from hmer.errors import (
+    BadParameter,
+    CorruptBundle,
+    InferenceFailed,
+    MissingBundle,
+    MissingDependency,
+)
+
+Array = NDArray[Any]
+
+ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
+TARGETS = (ONNXRUNTIME, OPENVINO)
+# Our name (OpenVINO's own is accepted too) -> OpenVINO's name.
+PRECISIONS = {"fp32": "f32", "f32": "f32", "bf16": "bf16"}
+_EXTRA = {ONNXRUNTIME: "serve", OPENVINO: "openvino"}
+
+_Self = TypeVar("_Self", bound="_Runner")
+
+
+class Runner(Protocol):
+    """A loaded graph; a context manager that frees it. ``infer`` may be called by any thread."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, which are the caller's to keep. Raises ``InferenceFailed``."""
+
+    def close(self) -> None:
+        """Free the graph; more calls do nothing."""
+
+    def __enter__(self) -> Runner:
+        """The runner itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+
+
+def open_runner(target: str, path: str | Path, threads: int = 1, precision: str = "fp32") -> Runner:
+    """Load the graph at ``path`` with the runtime ``target`` (one of ``TARGETS``).
+
+    ``threads`` 0 means every CPU that the process may use. ``precision`` is fp32 or, with
+    OpenVINO, bf16. Raises ``BadParameter``, ``MissingDependency``, ``MissingBundle``,
+    ``CorruptBundle``.
+    """
+    if target == ONNXRUNTIME:
+        if PRECISIONS.get(precision) != "f32":
+            raise BadParameter(
+                f"ONNX Runtime computes in the graph's own precision, not in {precision} on "
+                "request. Use fp32, or the target openvino."
+            )
+        return OnnxRuntimeRunner(path, threads)
+    if target == OPENVINO:
+        return OpenVinoRunner(path, threads, precision)
+    raise BadParameter(f"There is no runtime {target!r} here. Choose one of {', '.join(TARGETS)}.")
+
+
+class _Runner:
+    """What the runners share: the context, the checks and the wording of failures."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __init__(self, path: str | Path) -> None:
+        """Note the path. Raises ``MissingBundle``."""
+        self._path = Path(path)
+        if not self._path.is_file():
+            raise MissingBundle(f"There is no graph {self._path}. Export the checkpoint again.")
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """See ``Runner``."""
+        if feeds.keys() != set(self.inputs):
+            raise InferenceFailed(
+                f"{self._path.name} takes the inputs {', '.join(self.inputs)}, but got "
+                f"{', '.join(feeds) or 'none'}."
+            )
+        try:
+            return dict(zip(self.outputs, self._run(feeds), strict=True))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise InferenceFailed(
+                f"{self._path.name} failed with {shapes}: {_first_line(error)}"
+            ) from error
+
+    def _run(self, feeds: Mapping[str, Array]) -> Sequence[Array]:
+        """The outputs in the order of ``self.outputs``."""
+        raise NotImplementedError
+
+    def _corrupt(self, error: Exception) -> CorruptBundle:
+        return CorruptBundle(
+            f"{self._path} cannot be loaded ({_first_line(error)}). Copy the bundle again, or "
+            "export the checkpoint again."
+        )
+
+    def close(self) -> None:
+        """See ``Runner``."""
+
+    def __enter__(self: _Self) -> _Self:
+        """See ``Runner``."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """See ``Runner``."""
+        self.close()
+
+
+class OnnxRuntimeRunner(_Runner):
+    """A graph in ONNX Runtime's CPU provider."""
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        """Load the graph; errors as for ``open_runner``."""
+        super().__init__(path)
+        threads = thread_count(threads)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise _missing(ONNXRUNTIME, error) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(self._path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise self._corrupt(error) from error
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def _run(self, feeds: Mapping[str, Array]) -> Sequence[Array]:
+        if self._session is None:
+            raise RuntimeError("the runner is closed")
+        results: Sequence[Array] = self._session.run(self.outputs, dict(feeds))
+        return results
+
+    def close(self) -> None:
+        """See ``Runner``."""
+        self._session = None
+
+
+class OpenVinoRunner(_Runner):
+    """A graph in OpenVINO's CPU plugin; ``precision`` is fp32 or bf16.
+
+    Calls from several threads take turns. A shape that is new costs a preparation: prefer few.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1, precision: str = "fp32") -> None:
+        """Load the graph; errors as for ``open_runner``."""
+        super().__init__(path)
+        if precision not in PRECISIONS:
+            raise BadParameter(f"The precision is fp32 or bf16, not {precision}.")
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(thread_count(threads)),
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+            # Two runners of one process would pin their threads to the same first cores.
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        try:
+            import openvino
+        except ImportError as error:
+            raise _missing(OPENVINO, error) from error
+        self._lock = threading.Lock()
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(self._path))
+            compiled = core.compile_model(model, "CPU", config)
+            self._request: Any = compiled.create_infer_request()
+            self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
+            self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
+        except Exception as error:
+            raise self._corrupt(error) from error
+
+    def _run(self, feeds: Mapping[str, Array]) -> Sequence[Array]:
+        with self._lock:
+            if self._request is None:
+                raise RuntimeError("the runner is closed")
+            # Inputs are read where they are; outputs are copied, for the next call overwrites them.
+            results = self._request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+            return [results[index] for index in range(len(self.outputs))]
+
+    def close(self) -> None:
+        """See ``Runner``."""
+        with self._lock:
+            self._request = None
+
+
+def thread_count(threads: int) -> int:
+    """``threads``, or for 0 the number of CPUs that this process may use."""
+    if threads < 0:
+        raise BadParameter(f"threads is {threads}; it must be 0 (every CPU) or more.")
+    if threads:
+        return threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _missing(library: str, error: ImportError) -> MissingDependency:
+    return MissingDependency(
+        f"{library} cannot be imported ({_first_line(error)}). Install it with: "
+        f"pip install 'hmer[{_EXTRA[library]}]'"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a runtime's message that tells something, without its punctuation."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0][:300].rstrip(".: ")

@@ -1,0 +1,73 @@
+"""The life cycle of ``decode``: load, hand requests to the scheduler, stop.
+
+``execute`` only enqueues. The scheduler's thread decodes all requests together and answers
+each through its own response sender the moment it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from hmer import contract
+from hmer.bundle import STEP_FILE, Bundle
+from hmer.decode import Scheduler
+from hmer.errors import BadParameter, HmerError
+from hmer.runtime import open_runner
+from hmer.serving import BLS, IN_PROCESS, DecodeParameters
+from hmer.slots import SlotStep
+from hmer.vocab import Vocabulary
+from model_repository.decode.adapter import BlsRunner, enqueue
+from model_repository.decode.metrics import DecodeMetrics
+from model_repository.triton import Request, model_bundle, model_parameters, refuse
+
+
+class TritonPythonModel:
+    """Features to LaTeX: ``values``, ``keys``, ``feature_size``, ``state`` in, the answer out."""
+
+    vocabulary: Vocabulary
+    scheduler: Scheduler
+    max_tokens: int
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Verify the bundle, make the step function and start the decoding thread."""
+        self._resources = ExitStack()
+        try:
+            parameters = model_parameters(args, DecodeParameters)
+            bundle = model_bundle(args, parameters.bundle)
+            self.vocabulary = bundle.vocabulary
+            self.max_tokens = parameters.max_tokens
+            self.scheduler = Scheduler(
+                self._step(parameters, bundle), max_queue=parameters.max_queue
+            )
+        except HmerError as error:
+            self._resources.close()
+            refuse(error)
+        self.scheduler.start()
+        self._resources.callback(self.scheduler.stop)
+        self._resources.enter_context(DecodeMetrics(self.scheduler.stats))
+
+    def _step(self, parameters: DecodeParameters, bundle: Bundle) -> SlotStep:
+        if parameters.step == BLS:
+            run = BlsRunner(contract.models(bundle.sizes)[contract.DECODER_STEP])
+            return SlotStep(run, bundle.sizes, parameters.slots)
+        if parameters.step != IN_PROCESS:
+            raise BadParameter(f"The step is {IN_PROCESS} or {BLS}, not {parameters.step}.")
+        runner = self._resources.enter_context(
+            open_runner(
+                parameters.target,
+                bundle.file(STEP_FILE),
+                threads=parameters.threads,
+                precision=parameters.precision,
+            )
+        )
+        return SlotStep(runner.infer, bundle.sizes, parameters.slots)
+
+    def execute(self, requests: list[Request]) -> None:
+        """Enqueue; the responses go out from the decoding thread."""
+        for request in requests:
+            enqueue(request, self.scheduler, self.vocabulary, self.max_tokens)
+
+    def finalize(self) -> None:
+        """Stop the thread; requests under way are answered with an error."""
+        self._resources.close()

@@ -1,0 +1,1 @@
+"""The served model ``decoder_step`` over a CPU runtime."""

@@ -1,0 +1,1 @@
+"""The served model ``encoder`` over a CPU runtime."""

@@ -1,0 +1,5 @@
+"""The ensemble ``preprocess -> encoder -> decode``.
+
+It has no code: its ``config.pbtxt`` (``export.config``) names the three models and ties
+their tensors together.
+"""

@@ -1,0 +1,229 @@
+"""The embedded Triton as a child process: start, wait until ready, stop."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from hmer.errors import HmerError, InferenceFailed, ServerSetupError, from_wire
+from model_repository import embedded
+from model_repository.endpoints import Endpoints
+from model_repository.repository import Repository
+
+READY_TIMEOUT_S = 120.0
+# Requests under way are short; what is still there after this is abandoned.
+STOP_TIMEOUT_S = 5
+
+# Becomes the server, which the kernel is to terminate when its parent dies, however that dies
+# (1 is PR_SET_PDEATHSIG). A program of its own, because little is safe between fork and exec.
+_LAUNCH = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+class EmbeddedServer:
+    """``tritonserver`` over a repository, as a context manager that waits until it is ready.
+
+    The server is a child in a session of its own, so that a Ctrl-C reaches only this process,
+    which then stops it in good order; if this process is killed, the kernel stops it.
+    """
+
+    def __init__(
+        self, repository: Repository, endpoints: Endpoints, *, log: str | Path | None = None
+    ) -> None:
+        """``log``: where the server's output goes; by default a file that a clean stop removes."""
+        if repository.description.get("host") != "embedded":
+            raise ServerSetupError(
+                f"{repository.folder} was assembled for NVIDIA's container. Run it there "
+                "(hmer-serve --print-docker shows how), or assemble it with --host embedded."
+            )
+        self.repository = repository
+        self._wanted = endpoints
+        self.endpoints = endpoints
+        self._folder: Path | None = None
+        self._keep_log = log is not None
+        self.log = Path(log).absolute() if log is not None else Path()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Start the child. Raises ``ServerSetupError`` or ``MissingDependency``."""
+        triton = embedded.find()
+        self.endpoints = self._wanted.reserve()
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="hmer-serve-"))
+            if not self._keep_log:
+                self.log = self._folder / "tritonserver.log"
+            command = self._command(triton, embedded.lay_out(triton, self._folder))
+            with self.log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _LAUNCH, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    # The stub puts its working directory first in sys.path.
+                    cwd=self._folder,
+                    env=embedded.environment(triton),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._remove()
+            raise ServerSetupError(
+                f"The server cannot be started: {error.strerror} ({error.filename})."
+            ) from None
+
+    def _command(self, triton: embedded.EmbeddedTriton, backends: Path) -> list[str]:
+        e = self.endpoints
+        return [
+            str(triton.binary),
+            f"--model-repository={self.repository.folder / 'models'}",
+            f"--backend-directory={backends}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            # A slow disk or CPU may need more than the default 30 s to load a model.
+            f"--backend-config=python,stub-timeout-seconds={int(READY_TIMEOUT_S)}",
+            f"--exit-timeout-secs={STOP_TIMEOUT_S}",
+            f"--http-address={e.host}",
+            f"--http-port={e.http_port}",
+            f"--grpc-address={e.host}",
+            f"--grpc-port={e.grpc_port}",
+            f"--metrics-address={e.host}",
+            f"--metrics-port={e.metrics_port}",
+            "--allow-gpu-metrics=false",
+        ]
+
+    def wait_ready(
+        self,
+        timeout: float = READY_TIMEOUT_S,
+        on_progress: Callable[[set[str]], bool] | None = None,
+    ) -> None:
+        """Return when every model serves.
+
+        ``on_progress`` gets the loaded models' names; if it returns false, waiting ends early.
+        Raises the error that a model gave (a ``BundleError``), or ``ServerSetupError``.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.ready():
+            if on_progress is not None:
+                loaded = set(re.findall(r"successfully loaded '(\w+)'", self._log_text()))
+                if not on_progress(loaded):
+                    return
+            if self.returncode() is not None:
+                raise self._failure()
+            if time.monotonic() > deadline:
+                raise ServerSetupError(
+                    f"The server was not ready after {timeout:.0f} s. Its log: {self.log}"
+                )
+            time.sleep(0.05)
+        if on_progress is not None:
+            on_progress(set(self.repository.models))
+
+    def ready(self) -> bool:
+        """Whether the server answers and all its models are loaded."""
+        connection = http.client.HTTPConnection(
+            self.endpoints.client_host, self.endpoints.http_port, timeout=5
+        )
+        try:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def returncode(self) -> int | None:
+        """The exit code once the child has ended by itself."""
+        return self._process.poll() if self._process is not None else None
+
+    def _log_text(self) -> str:
+        try:
+            return self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def keep_log(self) -> None:
+        """Leave the log where it is when the server is stopped."""
+        self._keep_log = True
+
+    def _failure(self) -> HmerError:
+        self.keep_log()
+        return load_failure(self._log_text(), self.returncode(), self.log)
+
+    def stop(self) -> None:
+        """Stop the child: politely, then by force. More calls do nothing."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(STOP_TIMEOUT_S + 10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+            # Stubs that the server could not take along; the group is the child's own.
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        self._remove()
+
+    def _remove(self) -> None:
+        """Remove what lies in the temporary folder, except a log that somebody may need."""
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return
+        if self._keep_log and self.log.parent == folder:
+            shutil.rmtree(folder / "backends", ignore_errors=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def load_failure(log_text: str, returncode: int | None, log: Path) -> HmerError:
+    """Why the server ended before it was ready, from its log."""
+    # An exception of a model's initialize: the text ends at the quote or the traceback.
+    for text in re.findall(r"(\[[a-z_]+\] .*?)(?:\\n|\"|$)", log_text, re.MULTILINE):
+        error = from_wire(text)
+        if not isinstance(error, InferenceFailed):
+            return error
+    last = [
+        line
+        for line in log_text.splitlines()
+        if re.match(r"E\d{4} |error: |.*loading shared", line)
+    ]
+    reason = f" It said: {last[-1].strip()}" if last else ""
+    return ServerSetupError(
+        f"The server ended while it loaded (exit code {returncode}).{reason} Its log: {log}"
+    )

@@ -1,0 +1,259 @@
+"""Training data: labelled ink, the held-out split, rendering, batches of like size."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hmer import ink
+from hmer.errors import DatasetError
+from hmer.preprocess import Prepared, PreprocessSettings, prepare, size_class, to_batch
+from hmer.vocab import EOS_ID, PAD_ID, UnknownToken, Vocabulary
+from training.augment import AugmentSettings, Drawn, augment
+
+# Tokens drawn with the ink of another symbol: a fraction bar is segmented as a minus.
+DRAWN_AS = {"\\frac": ("-",), "\\cdot": (".", "\\cdot"), "\\cdots": ("\\ldots", "\\cdots")}
+STRUCTURE = frozenset({"_", "^", "{", "}"})  # tokens without ink of their own
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled writing; ``segments`` are (symbol, stroke indices), maybe empty."""
+
+    name: str
+    writer: str
+    tokens: tuple[str, ...]
+    strokes: list[ink.Stroke]
+    segments: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+def read_pack(path: Path, label: str = "norm") -> list[Example]:
+    """Read a stroke pack: one JSON object a line, gzip or plain. Raises ``DatasetError``.
+
+    Fields: ``id``, ``writer``, ``strokes``, ``segs`` (optional) and the label field.
+    """
+    if not path.is_file():
+        raise DatasetError(f"There is no stroke pack {path}. Give the file with --data.")
+    examples = []
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                examples.append(_example(line, label, path, number))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}.") from error
+    return examples
+
+
+def _example(line: str, label: str, path: Path, number: int) -> Example:
+    try:
+        row = json.loads(line)
+        strokes = [np.array(stroke, np.float32).reshape(-1, 2) for stroke in row["strokes"]]
+        segments = tuple((str(s), tuple(map(int, i))) for s, i in row.get("segs", ()))
+        tokens = tuple(row[label].split())
+        if not tokens or not strokes:
+            raise ValueError("no label or no strokes")
+        return Example(str(row["id"]), str(row.get("writer", "")), tokens, strokes, segments)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"{path}, line {number}: not a labelled writing ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _draw(text: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}:{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64
+
+
+class Split(NamedTuple):
+    """``train`` and ``held_out`` share neither writer nor label."""
+
+    train: list[Example]
+    held_out: list[Example]
+
+
+def split_by_writer_and_label(
+    examples: Sequence[Example], share: float = 0.05, seed: int = 0, common: int = 4
+) -> Split:
+    """Hold out about ``share`` of the writers, and with them every label they wrote.
+
+    Training loses the examples of other writers with a held-out label; so that it loses
+    few, labels written more than ``common`` times in all are not held out (the held-out
+    writers' examples of those are dropped). The choice hangs on the names alone.
+    """
+    counts = Counter(example.tokens for example in examples)
+    writers = {e.writer for e in examples if _draw(e.writer, seed) < share}
+    held_out = [e for e in examples if e.writer in writers and counts[e.tokens] <= common]
+    labels = {example.tokens for example in held_out}
+    train = [e for e in examples if e.writer not in writers and e.tokens not in labels]
+    return Split(train, held_out)
+
+
+class Sample(NamedTuple):
+    """A rendered example: ``image`` uint8 (H, W), ``ids`` without specials, ink per cell.
+
+    ``cells`` int32 (n, 3): symbol class id, row, column of every feature cell with ink of
+    a symbol; empty where the segmentation is unknown.
+    """
+
+    image: NDArray[np.uint8]
+    ids: list[int]
+    cells: NDArray[np.int32]
+
+
+class Renderer:
+    """Examples to samples through the project's one preprocessing."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, settings: PreprocessSettings, augmentation: AugmentSettings
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.settings = settings
+        self.augmentation = augmentation
+
+    def render(self, example: Example, rng: np.random.Generator | None, zoom: float = 1.0) -> Sample:
+        """Render ``example``, with random changes from ``rng``, or plainly if it is ``None``.
+
+        ``zoom`` is the scale augmentation. Raises ``DatasetError`` for a token that the
+        vocabulary lacks.
+        """
+        placed = ink.place(example.strokes)
+        drawn = Drawn(placed, ink.PEN)
+        if rng is not None:
+            drawn = augment(placed, self.augmentation, rng, ink.STROKE_HEIGHT)
+            low = np.concatenate(drawn.strokes).min(axis=0)
+            drawn = Drawn([s - low + np.float32(ink.MARGIN) for s in drawn.strokes], drawn.pen)
+        prepared = prepare(ink.draw(drawn.strokes, drawn.pen), self.settings, zoom)
+        try:
+            ids = self.vocabulary.encode(example.tokens)
+        except UnknownToken as error:
+            raise DatasetError(f"{example.name}: {error}") from error
+        return Sample(prepared.image, ids, self._cells(example, drawn.strokes, prepared))
+
+    def _cells(
+        self, example: Example, strokes: Sequence[ink.Stroke], prepared: Prepared
+    ) -> NDArray[np.int32]:
+        stride = self.settings.multiple
+        rows, columns = (length // stride for length in prepared.image.shape)
+        owner = np.zeros(len(strokes), np.int64)  # the symbol of each stroke; 0: none
+        for symbol, indices in example.segments:
+            if symbol in self.vocabulary:
+                owner[list(indices)] = self.vocabulary.encode([symbol])[0]
+        points, stroke = _dense(strokes)
+        points = (points - prepared.origin) * prepared.scale + prepared.margin
+        x, y = (points / stride).astype(np.int64).T
+        x, y = x.clip(0, columns - 1), y.clip(0, rows - 1)
+        keys = np.unique((owner[stroke] * rows + y) * columns + x)
+        symbols, places = np.divmod(keys, rows * columns)
+        cells = np.column_stack([symbols, places // columns, places % columns])
+        return cells[symbols > 0].astype(np.int32)
+
+
+def _dense(strokes: Sequence[ink.Stroke]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Points every few pixels along all strokes, so that no cell is missed, and whose they are."""
+    points = np.concatenate(strokes).astype(np.float64)
+    stroke = np.repeat(np.arange(len(strokes)), [len(s) for s in strokes])
+    ahead = np.diff(points, axis=0, append=points[-1:])
+    ahead[np.flatnonzero(np.diff(stroke))] = 0.0  # from one stroke to the next there is no ink
+    counts = (np.hypot(ahead[:, 0], ahead[:, 1]) / 4.0).astype(np.int64) + 1
+    start = np.repeat(np.arange(len(points)), counts)
+    step = np.arange(len(start)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return points[start] + ahead[start] * (step / counts[start])[:, None], stroke[start]
+
+
+class Batch(NamedTuple):
+    """Tensors of a batch: B images, T steps, S vocabulary classes as cell maps.
+
+    ``image`` uint8 (B, 1, H, W), ``size`` int32 (B, 2), ``targets`` int64 (B, T) that end in
+    ``<eos>`` and are padded with ``<pad>``, ``symbols`` bool (B, V, h, w): where ink of each
+    symbol lies; a row without segmentation is all false.
+    """
+
+    image: Tensor
+    size: Tensor
+    targets: Tensor
+    symbols: Tensor
+
+
+def collate(samples: Sequence[Sample], vocabulary_size: int, stride: int) -> Batch:
+    """Pad samples to one size."""
+    image, size = to_batch([sample.image for sample in samples])
+    length = max(len(sample.ids) for sample in samples) + 1
+    targets = torch.full((len(samples), length), PAD_ID, dtype=torch.int64)
+    h, w = image.shape[2] // stride, image.shape[3] // stride
+    symbols = np.zeros((len(samples), vocabulary_size, h, w), np.bool_)
+    for row, sample in enumerate(samples):
+        targets[row, : len(sample.ids) + 1] = torch.tensor([*sample.ids, EOS_ID])
+        symbols[row, sample.cells[:, 0], sample.cells[:, 1], sample.cells[:, 2]] = True
+    return Batch(
+        torch.from_numpy(image), torch.from_numpy(size), targets, torch.from_numpy(symbols)
+    )
+
+
+def estimate_size(example: Example, settings: PreprocessSettings) -> tuple[int, int]:
+    """About the rendered height and width, without rendering: for buckets only."""
+    unit = ink.typical_height(example.strokes) or 1.0
+    span = np.ptp(np.concatenate(example.strokes), axis=0) / unit * settings.symbol_height
+    border = 2 * settings.margin
+    return int(span[1]) + border, int(span[0]) + border
+
+
+class Plan(NamedTuple):
+    """One batch to make: indices of examples, and the scale augmentation that they share."""
+
+    indices: list[int]
+    zoom: float
+
+
+def plan_epoch(
+    sizes: Sequence[tuple[int, int]],
+    zooms: tuple[float, float],
+    pixels: int,
+    limit: int,
+    rng: np.random.Generator,
+) -> list[Plan]:
+    """Batches of like-sized examples in random order: about ``pixels`` padded pixels each.
+
+    ``sizes`` are (height, width) at zoom 1. A batch holds at most ``limit`` examples; its
+    zoom is log-uniform in ``zooms``: one for all, because unlike sizes would be padding.
+    Bins of width, sorted by height, with noise: neighbours differ from epoch to epoch.
+    """
+    logs = np.log(np.array(sizes, dtype=np.float64)) + rng.normal(0.0, 0.04, (len(sizes), 2))
+    bins = np.floor(logs[:, 1] / 0.2 + rng.random())
+    low, high = np.log(zooms)
+    plans: list[Plan] = []
+    current: list[int] = []
+    tallest = widest = 0
+    zoom = float(np.exp(rng.uniform(low, high)))
+    for index in np.lexsort((logs[:, 0], bins)):
+        height, width = sizes[index]
+        high_side, wide_side = max(tallest, height), max(widest, width)
+        padded = size_class(int(high_side * zoom), int(wide_side * zoom))
+        full = padded[0] * padded[1] * (len(current) + 1) > pixels
+        if current and (len(current) >= limit or full):
+            plans.append(Plan(current, zoom))
+            current, high_side, wide_side = [], height, width
+            zoom = float(np.exp(rng.uniform(low, high)))
+        current.append(int(index))
+        tallest, widest = high_side, wide_side
+    if current:
+        plans.append(Plan(current, zoom))
+    return [plans[i] for i in rng.permutation(len(plans))]
+
+
+def fixed_batches(count: int, sizes: Sequence[tuple[int, int]], limit: int) -> Iterator[list[int]]:
+    """Indices by size, ``limit`` at a time: for evaluation, where the order does not matter."""
+    order = sorted(range(count), key=lambda i: (sizes[i][1], sizes[i][0]))
+    for start in range(0, count, limit):
+        yield order[start : start + limit]
