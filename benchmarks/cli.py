@@ -117,6 +117,8 @@ def accuracy(
     """
     if url is None and bundle is None:
         raise click.UsageError("Give --url, --bundle, or both.")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise BadParameter(f"The predictions cannot be written to {out}: there is no such folder.")
     wanted = [name.strip() for name in ids.split(",") if name.strip()] if ids else None
     expressions = select(read_pack(data, label, form), wanted, limit)
     runs = _recognise(expressions, url, bundle, target, concurrency, timeout)

@@ -22,7 +22,7 @@ from types import TracebackType
 
 from client.answer import to_recognition
 from client.inputs import Source, read
-from client.retry import Deadline, Retrier, Retry
+from client.retry import DEFAULT_RETRY, Deadline, Retrier, Retry
 from client.transport import DEFAULT_URL, Call, ModelState, Outputs, Transport, open_transport
 from hmer.contract import RECOGNIZE
 from hmer.errors import BadParameter, Cancelled, HmerError
@@ -66,7 +66,7 @@ class Recognizer:
         model: str = RECOGNIZE,
         version: str | int = "",
         timeout: float | None = DEFAULT_TIMEOUT,
-        retry: Retry = Retry(),
+        retry: Retry = DEFAULT_RETRY,
     ) -> None:
         """Nothing is sent yet, so the server may come up later.
 
@@ -87,6 +87,7 @@ class Recognizer:
         return self._transport.url
 
     def __enter__(self) -> Recognizer:
+        """The recognizer itself."""
         return self
 
     def __exit__(
@@ -95,6 +96,7 @@ class Recognizer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Close."""
         self.close()
 
     def close(self) -> None:
@@ -128,7 +130,7 @@ class Recognizer:
             raise Cancelled(closed)
         try:
             return self._transport.infer(call, timeout)
-        except HmerError:
+        except Exception:  # a closed channel is gRPC's ValueError
             if self._closed:  # by another thread, under this request's feet
                 raise Cancelled(closed) from None
             raise

@@ -17,7 +17,7 @@ from client.api import (
 )
 from client.console import Failure, progress, sentences
 from client.inputs import Source, expand
-from client.output import JsonLines, Lines, Printer, Table, read_expected, render_table
+from client.output import JsonLines, Lines, Printer, Table, read_truths, render_table
 from client.transport import DEFAULT_URL
 from hmer.contract import RECOGNIZE
 from hmer.errors import HmerError, ServerUnavailable, UnknownModel
@@ -95,13 +95,13 @@ def recognize(
         raise click.UsageError("--json and --table exclude each other.")
     if expect is not None and not table:
         raise click.UsageError("--expect needs --table.")
-    expected = None if expect is None else read_expected(expect)
+    truths = None if expect is None else read_truths(expect)
     names = expand(files)
     printer: Printer
     if as_json:
         printer = JsonLines()
     elif table:
-        printer = Table(expected)
+        printer = Table(truths)
     else:
         printer = Lines(named=len(names) > 1)
     sources: list[Source] = [_stdin() if name == "-" else name for name in names]
@@ -110,7 +110,8 @@ def recognize(
         answers = recognizer.recognize_many(sources, concurrency)
         # Lines that scroll past on the same terminal are progress enough.
         bar = len(names) > 1 and (table or not sys.stdout.isatty())
-        for name, outcome in zip(names, progress(answers, len(names), "recognize", bar)):
+        outcomes = progress(answers, len(names), "recognize", bar)
+        for name, outcome in zip(names, outcomes, strict=True):
             failed += isinstance(outcome, HmerError)
             printer.show(name, outcome)
     printer.finish()

@@ -37,12 +37,10 @@ def sentences(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def progress(items: Iterable[T], length: int, label: str, wanted: bool = True) -> Iterator[T]:
+def progress(items: Iterable[T], total: int, label: str, wanted: bool = True) -> Iterator[T]:
     """``items``, with a bar on stderr if it is ``wanted`` and stderr is a terminal."""
     if not (wanted and sys.stderr.isatty()):
-        yield from items
-        return
-    with click.progressbar(
-        items, length=length, label=label, file=sys.stderr, show_pos=True
-    ) as bar:
-        yield from bar
+        return iter(items)
+    from tqdm import tqdm  # costs a quarter of the start-up time, for a terminal only
+
+    return iter(tqdm(items, desc=label, total=total, file=sys.stderr))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,13 @@ class GrpcTransport:
         """Raises ``MissingDependency`` without tritonclient."""
         self.url = address.authority
         try:
-            self._triton: Any = importlib.import_module("tritonclient.grpc")
+            import tritonclient.grpc as triton
         except ImportError as error:
             raise MissingDependency(
                 f"The gRPC client needs tritonclient ({error}): pip install 'hmer[client]'. Over "
                 "HTTP, --url http://HOST:PORT, nothing more is needed."
             ) from error
+        self._triton: Any = triton
         self._client = self._triton.InferenceServerClient(self.url, channel_args=_CHANNEL_OPTIONS)
 
     def infer(self, call: Call, timeout: float | None) -> Outputs:
@@ -101,7 +101,7 @@ class GrpcTransport:
             reason = _connection_trouble(text)
             if reason:
                 hint = ""
-                if reason == "connection closed":
+                if reason in ("connection closed", "it does not speak gRPC"):
                     hint = "If that is a server's HTTP port, write http:// before it."
                 return no_server(self.url, reason, hint)
         if call is None:
@@ -117,7 +117,7 @@ def _connection_trouble(text: str) -> str:
         ("lookup", "the host name cannot be resolved"),
         ("Socket closed", "connection closed"),
         ("connection attempt timed out", "no connection in time"),
-        ("http1", "connection closed"),
+        ("parsing HTTP/2", "it does not speak gRPC"),
         ("failed to connect", "no connection"),
     ):
         if sign.lower() in text.lower():

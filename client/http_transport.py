@@ -21,11 +21,13 @@ class HttpTransport:
     """``Transport`` over kept-alive connections; a thread borrows one for each request."""
 
     def __init__(self, address: Address) -> None:
+        """Connects on the first request."""
         self.url = f"{address.scheme}://{address.authority}{address.path}"
         self._address = address
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
+        self._closed = False
 
     def infer(self, call: Call, timeout: float | None) -> Outputs:
         """See ``Transport``."""
@@ -73,6 +75,7 @@ class HttpTransport:
     def close(self) -> None:
         """See ``Transport``."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
             busy = list(self._busy)
         for connection in idle:
@@ -151,6 +154,7 @@ class HttpTransport:
         finally:
             with self._lock:
                 self._busy.discard(connection)
+                kept = kept and not self._closed
                 if kept:
                     self._idle.append(connection)
             if not kept:

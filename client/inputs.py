@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hmer.errors import BadInk, BadParameter, EmptyInput, ImageTooLarge, InputError, MissingInput
+from hmer.errors import BadInk, BadParameter, EmptyInput, HmerError, ImageTooLarge, MissingInput
 from hmer.ink import Ink
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -159,6 +159,6 @@ def _is_ink(path: Path) -> bool:
     return start.startswith(b"[[[") or (start.startswith(b"{") and b'"strokes":[' in start)
 
 
-def describe(name: str, error: InputError) -> str:
+def describe(name: str, error: HmerError) -> str:
     """``error`` for a person, with the input's name if the sentence lacks it."""
     return str(error) if name in str(error) else f"{name}: {error}"

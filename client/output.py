@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ class Lines:
     """``NAME<TAB>LATEX``, or only the LaTeX of a single input; errors go to stderr."""
 
     def __init__(self, named: bool) -> None:
+        """``named``: whether a line begins with the input's name."""
         self._named = named
 
     def show(self, name: str, outcome: Recognition | HmerError) -> None:
@@ -73,58 +75,55 @@ def as_object(name: str, outcome: Recognition | HmerError) -> dict[str, Any]:
         "input": name,
         "latex": outcome.latex,
         "tokens": list(outcome.tokens),
-        "score": round(outcome.score, 6),
-        "alternatives": [
-            {"latex": other.latex, "tokens": list(other.tokens), "score": round(other.score, 6)}
-            for other in outcome.alternatives
-        ],
+        "score": outcome.score,
+        "alternatives": [other.to_dict() for other in outcome.alternatives],
         "ms": milliseconds(outcome),
     }
 
 
 class Table:
-    """Aligned columns, printed at the end; with ``expected`` LaTeX by file name, a verdict."""
+    """Aligned columns, printed at the end; with true LaTeX by file name, a verdict."""
 
-    def __init__(self, expected: dict[str, str] | None = None) -> None:
-        self._expected = expected
+    def __init__(self, truths: dict[str, str] | None = None) -> None:
+        """``truths``: what ``read_truths`` gives, or ``None`` for no such column."""
+        self._truths = truths
         self._rows: list[tuple[str, ...]] = []
-        self._known = self._matching = 0
+        self._known = self._equal = 0
 
     def show(self, name: str, outcome: Recognition | HmerError) -> None:
         """See ``Printer``."""
+        cells = [click.format_filename(name)]
         if isinstance(outcome, HmerError):
             complain(name, outcome)
-            latex, score, ms = f"({outcome.code})", "", ""
+            cells += [f"({outcome.code})", "", ""]
         else:
-            latex, score = outcome.latex, f"{outcome.score:.3f}"
-            ms = f"{milliseconds(outcome):.1f}"
-        row = (click.format_filename(name), latex, score, ms)
-        if self._expected is not None:
-            row += (self._verdict(name, outcome),)
-        self._rows.append(row)
+            cells += [outcome.latex, f"{outcome.score:.3f}", f"{milliseconds(outcome):.1f}"]
+        if self._truths is not None:
+            cells.append(self._verdict(self._truths.get(Path(name).name), outcome))
+        self._rows.append(tuple(cells))
 
     def finish(self) -> None:
         """See ``Printer``."""
-        titles: tuple[str, ...] = ("picture", "LaTeX", "score", "ms")
-        if self._expected is not None:
-            titles += ("truth",)
+        titles = ["picture", "LaTeX", "score", "ms"]
+        if self._truths is not None:
+            titles.append("truth")
         click.echo(render_table(titles, self._rows, right={2, 3}))
-        if self._expected is not None:
-            click.echo(f"{self._matching} of {self._known} equal the truth.")
+        if self._truths is not None:
+            click.echo(f"{self._equal} of {self._known} equal the truth.")
 
-    def _verdict(self, name: str, outcome: Recognition | HmerError) -> str:
-        truth = (self._expected or {}).get(Path(name).name)
+    def _verdict(self, truth: str | None, outcome: Recognition | HmerError) -> str:
+        """ "equal", the truth where the outcome is another, or "" where none is known."""
         if truth is None:
             return ""
         self._known += 1
         if isinstance(outcome, Recognition) and same_formula(outcome.tokens, tokenize(truth)):
-            self._matching += 1
+            self._equal += 1
             return "equal"
         return truth
 
 
-def same_formula(a: tuple[str, ...] | list[str], b: tuple[str, ...] | list[str]) -> bool:
-    """Whether two token sequences have one canonical form; what cannot be parsed equals nothing."""
+def same_formula(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether two token sequences have one canonical form; one that can't be parsed has none."""
     try:
         return canonical(a) == canonical(b)
     except LatexError:
@@ -132,14 +131,12 @@ def same_formula(a: tuple[str, ...] | list[str], b: tuple[str, ...] | list[str])
 
 
 def render_table(
-    titles: tuple[str, ...],
-    rows: list[tuple[str, ...]],
-    right: set[int] = frozenset(),  # type: ignore[assignment]
+    titles: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()
 ) -> str:
     """Rows of text as aligned columns; those whose index is in ``right`` end flush."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     lines = []
-    for row in (titles, tuple("-" * width for width in widths), *rows):
+    for row in (titles, ["-" * width for width in widths], *rows):
         cells = [
             cell.rjust(width) if index in right else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -148,12 +145,18 @@ def render_table(
     return "\n".join(lines)
 
 
-def read_expected(path: Path) -> dict[str, str]:
-    """LaTeX by file name from a ``samples.json``. Raises ``MissingInput`` or ``BadParameter``."""
+def read_truths(path: Path) -> dict[str, str]:
+    """LaTeX by file name: ``[{"files": [NAME, ...], "latex": ...}, ...]``, as the samples have it.
+
+    Raises ``MissingInput`` or ``BadParameter``.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(entry["latex"]) for entry in document for name in entry["files"]}
     except FileNotFoundError:
         raise MissingInput(f"There is no file {path}.") from None
-    except (OSError, ValueError) as error:
-        raise BadParameter(f"{path} cannot be read as JSON: {error}.") from None
-    raise NotImplementedError(document)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadParameter(
+            f"{path} does not tell true LaTeX by file name ({type(error).__name__}: {error}). "
+            "Give a file such as samples.json, which lies with the samples."
+        ) from None

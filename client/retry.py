@@ -52,7 +52,7 @@ class Retry:
         return backoff * random.uniform(0.5, 1.0)
 
 
-NEVER = Retry(attempts=1)
+DEFAULT_RETRY = Retry()
 
 
 class Retrier:
@@ -63,12 +63,16 @@ class Retrier:
     """
 
     def __init__(self, policy: Retry, sleep: Callable[[float], None] = time.sleep) -> None:
+        """``sleep`` takes seconds; tests give their own."""
         self._policy = policy
         self._sleep = sleep
         self._absent = False  # a plain flag: a race costs one attempt more or less
 
     def run(self, send: Callable[[float | None], T], deadline: Deadline, url: str) -> T:
-        """``send(seconds left)`` until it succeeds. Raises its last error or ``DeadlineExceeded``."""
+        """``send(seconds left)`` until it succeeds.
+
+        Raises the last attempt's error, or ``DeadlineExceeded``.
+        """
         attempt = 1
         while True:
             remaining = deadline.remaining()

@@ -33,7 +33,7 @@ TRAINING_OPS = frozenset({"BatchNormalization", "Dropout"})
 
 
 def check_graph(model: ModelProto, spec: ModelSpec) -> None:
-    """Raise ``ExportError`` unless ``model`` is valid ONNX, servable, and has ``spec``'s tensors."""
+    """Raise ``ExportError`` unless ``model`` is valid, servable ONNX with ``spec``'s tensors."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -89,7 +89,7 @@ def op_counts(model: ModelProto) -> Counter[str]:
 
 def opset_of(model: ModelProto) -> int:
     """The version of the standard operator set."""
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return max(int(e.version) for e in model.opset_import if e.domain in ("", "ai.onnx"))
 
 
 def _check_tensor(value: ValueInfoProto, tensor: TensorSpec, where: str) -> None:
@@ -133,7 +133,7 @@ def _check_ops(model: ModelProto, name: str) -> None:
 
 def _check_dtype(dtype: int, where: str) -> None:
     if dtype in (TensorProto.DOUBLE, TensorProto.STRING, TensorProto.COMPLEX64):
-        kind = TensorProto.DataType.Name(dtype)  # type: ignore[arg-type]
+        kind = TensorProto.DataType.Name(dtype)
         raise ExportError(f"{where} is {kind}, which TensorRT does not have.")
 
 

@@ -81,14 +81,29 @@ def _compared_on(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command(epilog=ONNX_EXAMPLE)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path),
-              help="Folder of the bundle; it must not exist, or be empty.")
-@click.option("--k", type=click.IntRange(1, 16), default=4, show_default=True,
-              help="Tokens that one call of decoder_step decodes; 1 allows beam search.")
-@click.option("--storage", type=click.Choice(("float16", "float32")), default="float16",
-              show_default=True, help="How weights lie in the files; they compute in float32.")
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle; it must not exist, or be empty.",
+)
+@click.option(
+    "--k",
+    type=click.IntRange(1, 16),
+    default=4,
+    show_default=True,
+    help="Tokens that one call of decoder_step decodes; 1 allows beam search.",
+)
+@click.option(
+    "--storage",
+    type=click.Choice(("float16", "float32")),
+    default="float16",
+    show_default=True,
+    help="How weights lie in the files; they compute in float32.",
+)
 @click.option("--force", is_flag=True, help="Replace the exported bundle that is there.")
-@_compared_on  # fmt: skip
+@_compared_on
 @_answering
 def onnx(
     checkpoint: Path,
@@ -203,11 +218,11 @@ def _print_graphs(result: Exported) -> None:
 
 
 def _print_parity(results: Sequence[Parity]) -> None:
-    click.echo(f"{'parity in':<14} {'images':>6} {'tokens':>7} {'differing':>9} {'log-prob by':>12}")
+    click.echo(f"{'parity in':<14} {'images':>6} {'tokens':>7} {'differing':>9} {'score by':>9}")
     for result in results:
         click.echo(
             f"{result.runtime:<14} {result.images:>6} {result.tokens:>7} "
-            f"{len(result.mismatches):>9} {result.score_difference:>12.1e}"
+            f"{len(result.mismatches):>9} {result.score_difference:>9.1e}"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from hmer import contract
@@ -30,6 +31,8 @@ TARGETS = (ONNXRUNTIME, OPENVINO, TENSORRT)
 
 # A message of Triton's model_config.proto; the library carries no types.
 ModelConfig = Any
+
+QUEUE_TIMEOUT_S = 60
 
 _DATA_TYPES = {
     "bytes": "TYPE_STRING",
@@ -136,14 +139,27 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         # One instance owns all slots.
         contract.DECODE: _python(specs[contract.DECODE], to_strings(decode), 1),
     }
+    # Pictures are read one at a time; the batcher is there for its bounded queue.
+    _queue(configs[contract.PREPROCESS], options.max_queue, preferred=1)
     # Requests of one padded size share a batch. It never waits for more: a batch forms
     # while the one before it runs. On a CPU large batches gain nothing and delay the first.
-    encoder = configs[contract.ENCODER]
-    encoder.dynamic_batching.max_queue_delay_microseconds = 0
-    if options.python_graphs:
-        encoder.dynamic_batching.preferred_batch_size.append(4)
-    # `decoder_step` has no batcher: `decode` sends its slots as one batch already.
+    _queue(configs[contract.ENCODER], options.max_queue, 4 if options.python_graphs else None)
+    # `decode` bounds its own queue. `decoder_step` has one caller, which waits for each
+    # answer and sends all its slots as one batch.
     return configs
+
+
+def _queue(config: ModelConfig, size: int, preferred: int | None) -> None:
+    """Batch without waiting, refuse requests above ``size``, drop those whose time is up."""
+    batching = config.dynamic_batching
+    batching.max_queue_delay_microseconds = 0
+    if preferred is not None:
+        batching.preferred_batch_size.append(preferred)
+    policy = batching.default_queue_policy
+    policy.max_queue_size = size
+    # A request's own timeout may be shorter, but takes effect only beside a default.
+    policy.default_timeout_microseconds = QUEUE_TIMEOUT_S * 1_000_000
+    policy.allow_timeout_override = True
 
 
 def to_text(config: ModelConfig) -> str:
@@ -166,14 +182,14 @@ def from_text(text: str) -> ModelConfig:
 
 def _protobuf() -> tuple[Any, Any]:
     try:
-        from google.protobuf import text_format
-        from tritonclient.grpc import model_config_pb2
+        text_format = import_module("google.protobuf.text_format")
+        messages = import_module("tritonclient.grpc.model_config_pb2")
     except ImportError as error:
         raise MissingDependency(
             "Writing a model repository needs Triton's protobuf messages: "
             "pip install 'hmer[serve]'."
         ) from error
-    return text_format, model_config_pb2
+    return text_format, messages
 
 
 def _interface(spec: ModelSpec, max_batch_size: int) -> ModelConfig:

@@ -20,6 +20,7 @@ class EncoderGraph(nn.Module):
     """``encoder`` of ``hmer.contract``: image -> values, keys, feature_size, state."""
 
     def __init__(self, model: Recogniser) -> None:
+        """``model`` in evaluation mode, its BatchNorm folded."""
         super().__init__()
         self.model = model
 
@@ -37,6 +38,7 @@ class DecoderStepGraph(nn.Module):
     """
 
     def __init__(self, model: Recogniser, k: int) -> None:
+        """``model`` in evaluation mode."""
         super().__init__()
         self.model = model
         self.k = k

@@ -16,7 +16,7 @@ from training.data import Example, read_pack, split_by_writer_and_label
 Images = dict[str, NDArray[np.uint8]]
 
 SAMPLES = Path(__file__).resolve().parent.parent / "client" / "samples"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".inkml", ".json")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".inkml")
 PACK = "train.jsonl.gz"  # its held-out part is compared on
 
 

@@ -10,29 +10,25 @@ The bundle is built in a folder beside the output, so that a failure leaves noth
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
-from torch import Tensor, nn
-from torch.export import Dim
+from torch import nn
 
-from export.checks import check_graph, name_axes, op_counts, opset_of
+from export.checks import check_graph, op_counts, opset_of
 from export.graphs import DecoderStepGraph, EncoderGraph, fold_batch_norm
 from export.parity import Parity, Progress, check_parity
 from export.storage import compress
-from hmer import __version__, contract
+from export.trace import OPSET, export_graph
+from hmer import contract
 from hmer.bundle import (
     BUNDLE_FILE,
     ENCODER_FILE,
@@ -42,12 +38,10 @@ from hmer.bundle import (
     load_bundle,
     save_bundle,
 )
-from hmer.contract import ModelSpec
-from hmer.errors import BadParameter, BundleError, ExportError, MissingDependency
+from hmer.errors import BadParameter, ExportError, HmerError
 from training.checkpoint import load_checkpoint
 from training.network import Recogniser
 
-OPSET = 20  # TensorRT 10.x and 11.x, ONNX Runtime and OpenVINO all read it
 MAX_K = 16
 Storage = Literal["float16", "float32"]
 STORAGES: tuple[Storage, ...] = ("float16", "float32")
@@ -147,6 +141,8 @@ def export_bundle(
         }
         save_bundle(bundle, [summary.file for summary in summaries])
         _move(draft, output)
+    except HmerError:  # some are OSErrors too
+        raise
     except OSError as error:
         raise ExportError(f"{output} cannot be written: {error.strerror}.") from error
     finally:
@@ -172,92 +168,6 @@ def export_graphs(
         rounding = compress(graph, factors).rounding if storage == "float16" else 0.0
         check_graph(graph, specs[name])
         yield graph, rounding
-
-
-def export_graph(module: nn.Module, spec: ModelSpec, stride: int) -> ModelProto:
-    """``module``, whose ``forward`` takes ``spec``'s inputs in order, as an ONNX graph.
-
-    Open axes stay open and are named as in ``spec``; ``height`` and ``width`` are
-    multiples of ``stride``. Raises ``ExportError``.
-    """
-    batch = Dim("batch", min=1, max=1 << 16)
-    axes: dict[str, Any] = {
-        name: Dim(name, min=1, max=1 << 12) for name in ("feature_height", "feature_width")
-    }
-    for axis in ("height", "width"):
-        axes[axis] = stride * axes[f"feature_{axis}"]
-    # Sizes that are unlike each other and unlike 0 and 1, which the exporter would take
-    # for constants.
-    lengths = {"feature_height": 3, "feature_width": 5}
-    lengths |= {axis: stride * lengths[f"feature_{axis}"] for axis in ("height", "width")}
-    example, dynamic = [], []
-    for tensor in spec.inputs:
-        shape = [2, *(lengths[d] if isinstance(d, str) else d for d in tensor.dims)]
-        example.append(torch.from_numpy(np.zeros(shape, tensor.dtype)))
-        named = {i: axes[d] for i, d in enumerate(tensor.dims, 1) if isinstance(d, str)}
-        dynamic.append({0: batch, **named})
-    model = _onnx(module, tuple(example), tuple(dynamic), spec)
-    _clean(model, spec.name)
-    name_axes(model, spec)
-    return model
-
-
-def _onnx(
-    module: nn.Module, example: tuple[Tensor, ...], dynamic: tuple[Any, ...], spec: ModelSpec
-) -> ModelProto:
-    try:
-        with torch.no_grad(), _quiet():
-            program = torch.onnx.export(
-                module,
-                example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs],
-                dynamic_shapes=dynamic,
-                verbose=False,
-            )
-            if program is None:
-                raise ExportError(f"The {spec.name} graph came out empty.")
-            return program.model_proto
-    except ImportError as error:
-        raise MissingDependency(
-            f"The export needs {error.name}. Install it with: pip install 'hmer[export]'"
-        ) from error
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"The {spec.name} graph cannot be exported: {reason[0]}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter talks about optional packages and about its own deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _clean(model: ModelProto, name: str) -> None:
-    """Drop what the exporter noted for debugging (source lines with their paths, shapes)."""
-    graph = model.graph
-    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    model.doc_string = graph.doc_string = ""
-    model.producer_name, model.producer_version = "hmer", __version__
-    graph.name = name
-    shorter = {i.name: i.name.removeprefix("model.") for i in graph.initializer}
-    for tensor in graph.initializer:
-        tensor.name = shorter[tensor.name]
-    for node in graph.node:
-        node.input[:] = [shorter.get(value, value) for value in node.input]
 
 
 def _summary(model: ModelProto, path: Path, rounding: float) -> GraphSummary:

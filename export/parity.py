@@ -58,6 +58,7 @@ class Mismatch:
     found: str
 
     def __str__(self) -> str:
+        """For the text of an error."""
         return f"{self.image}, step {self.step}: {self.expected} became {self.found}"
 
 
@@ -180,7 +181,7 @@ def compare(
 
 
 def reference(model: Recogniser, image: NDArray[np.uint8], limit: int = MAX_TOKENS) -> Answer:
-    """``model``'s greedy answer to one preprocessed image (H, W): eager, unpadded, token by token."""
+    """``model``'s greedy answer to one preprocessed image (H, W): eager, unpadded, k = 1."""
     size = torch.tensor([image.shape], dtype=torch.int32)
     (found,) = greedy(model, torch.from_numpy(image)[None, None], size, limit)
     ended = len(found.scores) > len(found.ids)  # the last score is that of <eos>

@@ -84,7 +84,7 @@ def assemble(
                 shutil.copyfile(bundle.file(GRAPH_FILES[name]), folder / "1/model.onnx")
             elif name in plans:
                 shutil.copyfile(plans[name], folder / "1/model.plan")
-            else:  # Triton wants a version folder of an ensemble too; not every copy keeps empty ones
+            else:  # an ensemble needs a version folder too, and not every copy keeps empty ones
                 (folder / "1" / ".keep").touch()
         runtime = [options.target] if options.python_graphs else []
         (draft / "requirements.txt").write_text(

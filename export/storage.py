@@ -27,7 +27,7 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Stored:
-    """What ``compress`` did: how many tensors, and the greatest error relative to a tensor's peak."""
+    """What ``compress`` did: how many tensors, the greatest error relative to a tensor's peak."""
 
     tensors: int
     rounding: float

@@ -91,7 +91,10 @@ def save_bundle(bundle: Bundle, files: Iterable[str]) -> None:
         "preprocess": bundle.preprocess.to_dict(),
         "network": bundle.network,
         "files": {
-            name: {"sha256": sha256_of(bundle.file(name)), "bytes": bundle.file(name).stat().st_size}
+            name: {
+                "sha256": sha256_of(bundle.file(name)),
+                "bytes": bundle.file(name).stat().st_size,
+            }
             for name in files
         },
         "details": bundle.details,

@@ -49,7 +49,8 @@ def parse_inkml(data: bytes) -> Ink:
         root = fromstring(data)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise BadInk(f"The InkML cannot be parsed: {error}. Save the ink again.") from None
-    strokes, latex = [], None
+    strokes: list[Stroke] = []
+    latex: str | None = None
     for element in root.iter():
         name = _local_name(element)
         if name == "trace":
@@ -151,9 +152,9 @@ def draw(strokes: Sequence[Stroke], pen: int = PEN, margin: float = MARGIN) -> N
         if len(points) == 1 or not np.ptp(points, axis=0).any():
             x, y = points[0]
             radius = max(1, round(pen * unit * 0.6))
-            cv2.circle(image, (int(x), int(y)), radius, 255, -1, cv2.LINE_AA, _SUBPIXEL)
+            cv2.circle(image, (int(x), int(y)), radius, (255,), -1, cv2.LINE_AA, _SUBPIXEL)
         else:
-            cv2.polylines(image, [points[:, None]], False, 255, pen, cv2.LINE_AA, _SUBPIXEL)
+            cv2.polylines(image, [points[:, None]], False, (255,), pen, cv2.LINE_AA, _SUBPIXEL)
     return image
 
 

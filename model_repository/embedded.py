@@ -126,8 +126,9 @@ def check_numpy() -> None:
         raise MissingDependency(f"NumPy is not installed: {_SERVE_EXTRA}.") from None
     if int(version.split(".")[0]) >= 2:
         raise ServerSetupError(
-            f"NumPy {version} is installed, and the embedded Triton needs NumPy 1: with NumPy 2 its "
-            "models return empty tensors. Run: pip install 'numpy<2' 'opencv-python-headless<4.12'."
+            f"NumPy {version} is installed, and the embedded Triton needs NumPy 1: with NumPy 2 "
+            "its models return empty tensors. Run: "
+            "pip install 'numpy<2' 'opencv-python-headless<4.12'"
         )
 
 

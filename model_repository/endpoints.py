@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from hmer.errors import ServerSetupError
@@ -47,18 +48,16 @@ class Endpoints:
                 f"{self.host} is not an IPv4 address or host name. Use --host 127.0.0.1, or "
                 "0.0.0.0 for every address of this machine."
             ) from None
-        probes = [
-            _bind(host, port, name)
-            for name, port in (
-                ("http", self.http_port),
-                ("grpc", self.grpc_port),
-                ("metrics", self.metrics_port),
-            )
-        ]
-        # Closed only now, so that three free ports are three different ones.
-        ports = [probe.getsockname()[1] for probe in probes]
-        for probe in probes:
-            probe.close()
+        with ExitStack() as probes:
+            # Held open together, so that three free ports are three different ones.
+            ports = [
+                probes.enter_context(_bind(host, port, name)).getsockname()[1]
+                for name, port in (
+                    ("http", self.http_port),
+                    ("grpc", self.grpc_port),
+                    ("metrics", self.metrics_port),
+                )
+            ]
         return Endpoints(host, *ports)
 
 

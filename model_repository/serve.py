@@ -198,8 +198,8 @@ def _announce(server: EmbeddedServer, seconds: float, as_json: bool) -> None:
             f"  HTTP     {e.http}\n"
             f"  metrics  {e.metrics}\n"
             f"  log      {server.log}\n"
-            "With NVIDIA's image instead: hmer-serve --repository DIR --print-docker, DIR assembled "
-            "with --host container.\n"
+            "With NVIDIA's image instead: hmer-serve --repository DIR --print-docker, for a DIR "
+            "assembled with --host container.\n"
             "Ctrl-C stops the server."
         )
     sys.stdout.flush()
@@ -209,12 +209,15 @@ class _Follower:
     """Shows what is new in a log file on stderr."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open(encoding="utf-8", errors="replace")
+        self._path, self._shown = path, 0
 
     def show(self) -> None:
         """Write what was added since the last call."""
-        if text := self._stream.read():
-            click.echo(text, err=True, nl=False)
+        with self._path.open("rb") as stream:
+            stream.seek(self._shown)
+            added = stream.read()
+        self._shown += len(added)
+        click.echo(added, err=True, nl=False)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -23,6 +24,7 @@ from model_repository.repository import Repository
 READY_TIMEOUT_S = 120.0
 # Requests under way are short; what is still there after this is abandoned.
 STOP_TIMEOUT_S = 5
+STOP_GRACE_S = 10
 
 # Becomes the server, which the kernel is to terminate when its parent dies, however that dies
 # (1 is PR_SET_PDEATHSIG). A program of its own, because little is safe between fork and exec.
@@ -67,9 +69,12 @@ class EmbeddedServer:
         triton = embedded.find()
         self.endpoints = self._wanted.reserve()
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix="hmer-serve-"))
+            self._folder = _scratch_folder()
             if not self._keep_log:
                 self.log = self._folder / "tritonserver.log"
+            # The Python backend starts its stubs through a shell, without quoting: the paths
+            # that it gets to see are ours, and have no spaces.
+            (self._folder / "models").symlink_to(self.repository.folder / "models")
             command = self._command(triton, embedded.lay_out(triton, self._folder))
             with self.log.open("wb") as output:
                 self._process = subprocess.Popen(
@@ -92,12 +97,13 @@ class EmbeddedServer:
         e = self.endpoints
         return [
             str(triton.binary),
-            f"--model-repository={self.repository.folder / 'models'}",
+            f"--model-repository={backends.parent / 'models'}",
             f"--backend-directory={backends}",
             "--model-control-mode=none",
             "--disable-auto-complete-config",
             # A slow disk or CPU may need more than the default 30 s to load a model.
             f"--backend-config=python,stub-timeout-seconds={int(READY_TIMEOUT_S)}",
+            f"--backend-config=python,shm-region-prefix-name={backends.parent.name}-",
             f"--exit-timeout-secs={STOP_TIMEOUT_S}",
             f"--http-address={e.host}",
             f"--http-port={e.http_port}",
@@ -172,24 +178,25 @@ class EmbeddedServer:
             if process.poll() is None:
                 process.terminate()
                 try:
-                    process.wait(STOP_TIMEOUT_S + 10)
+                    process.wait(STOP_TIMEOUT_S + STOP_GRACE_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
             # Stubs that the server could not take along; the group is the child's own.
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
         self._remove()
 
     def _remove(self) -> None:
-        """Remove what lies in the temporary folder, except a log that somebody may need."""
+        """Remove the temporary folder, except a log that somebody may need, and shared memory."""
         folder, self._folder = self._folder, None
         if folder is None:
             return
+        for region in Path("/dev/shm").glob(f"{folder.name}-*"):  # of a server that was killed
+            region.unlink(missing_ok=True)
         if self._keep_log and self.log.parent == folder:
             shutil.rmtree(folder / "backends", ignore_errors=True)
+            (folder / "models").unlink(missing_ok=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -209,6 +216,12 @@ class EmbeddedServer:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _scratch_folder() -> Path:
+    """A new temporary folder whose path a shell takes for one word."""
+    plain = re.fullmatch(r"[\w/.+-]+", tempfile.gettempdir())
+    return Path(tempfile.mkdtemp(prefix="hmer-serve-", dir=None if plain else "/tmp"))
 
 
 def load_failure(log_text: str, returncode: int | None, log: Path) -> HmerError:

@@ -47,7 +47,9 @@ def serve(bundle: Path, folder: Path, options: RepositoryOptions) -> EmbeddedSer
 
 
 @pytest.fixture(scope="session")
-def server(tiny_graphs: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def server(
+    tiny_graphs: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
     """A running server over the tiny network, in-process steps."""
     need_embedded()
     folder = tmp_path_factory.mktemp("served") / "tiny"

@@ -184,7 +184,8 @@ class MetricFamily:
     ALL: ClassVar[dict[str, MetricFamily]] = {}
 
     def __init__(self, name: str, description: str, kind: str) -> None:
-        assert description and kind in (self.COUNTER, self.GAUGE)
+        assert description
+        assert kind in (self.COUNTER, self.GAUGE)
         self.kind, self.metrics = kind, list[Metric]()
         self.ALL[name] = self
 

@@ -45,7 +45,12 @@ SIZES = Sizes(features=6, attention=5, hidden=7, stride=8, k=3)
 COMBINATIONS = [
     (host, target) for host in HOSTS for target in TARGETS if (host, target) != (EMBEDDED, TENSORRT)
 ]
-TYPES = {"bytes": "TYPE_STRING", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
+TYPES = {
+    "bytes": "TYPE_STRING",
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "float32": "TYPE_FP32",
+}
 
 
 @pytest.fixture

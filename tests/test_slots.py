@@ -65,13 +65,14 @@ def test_the_mock_decoder_is_worth_testing_with() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 32])
-@pytest.mark.parametrize("ladder", [None, LADDER])
+@pytest.mark.parametrize("ladder", [(), LADDER])
+@pytest.mark.parametrize("lanes", [(), (4, 12)])
 @pytest.mark.parametrize("bucket", [(1, 1), (4, 8)])
 def test_answers_do_not_depend_on_the_batch(
-    slots: int, ladder: tuple[int, ...] | None, bucket: tuple[int, int]
+    slots: int, ladder: tuple[int, ...], lanes: tuple[int, ...], bucket: tuple[int, int]
 ) -> None:
     images, expected = images_and_answers(64, 0)
-    step = SlotStep(NumpyDecoder(), SIZES, slots, ladder=ladder, bucket=bucket)
+    step = SlotStep(NumpyDecoder(), SIZES, slots, ladder=ladder, lanes=lanes, bucket=bucket)
     outcomes = decode_all(step, images, MAX_TOKENS)
     assert all(map(same, outcomes, expected))
 
@@ -135,7 +136,7 @@ def image(height: int, width: int, seed: int = 0) -> EncodedImage:
 
 def test_feeds_are_the_contracts_tensors() -> None:
     run = Recorder()
-    step = SlotStep(run, SIZES, 4, ladder=LADDER)
+    step = SlotStep(run, SIZES, 4, ladder=LADDER, bucket=(4, 8))
     for slot, seed in enumerate((1, 2, 3)):
         step.admit(slot, image(2 + slot, 5, seed))
     step.step([0, 1, 2])
@@ -196,7 +197,7 @@ def test_a_newcomer_takes_the_row_that_was_left_and_else_the_last_row_moves() ->
 
 def test_height_and_width_follow_the_largest_image_at_work() -> None:
     run = Recorder()
-    step = SlotStep(run, SIZES, 3, bucket=(2, 4))
+    step = SlotStep(run, SIZES, 3, lanes=(), bucket=(2, 4))
     layouts = []
 
     def turn(*slots: int) -> None:
@@ -214,6 +215,24 @@ def test_height_and_width_follow_the_largest_image_at_work() -> None:
     step.release(1)
     turn(0)
     assert layouts == [(4, 8), (8, 32), (8, 36), (8, 36), (4, 8)]
+
+
+def test_wide_images_do_not_widen_the_narrow_ones() -> None:
+    run = Recorder()
+    step = SlotStep(run, SIZES, 4, lanes=(8, 16), bucket=(1, 1))
+    widths = (30, 8, 9, 3)
+    for slot, width in enumerate(widths):
+        step.admit(slot, image(2, width, slot))
+    together = step.step([3, 0, 1, 2])
+    assert [feeds["keys"].shape[:3] for feeds in run.feeds] == [(2, 2, 8), (1, 2, 9), (1, 2, 30)]
+    for row, slot in enumerate([3, 0, 1, 2]):
+        alone = SlotStep(NumpyDecoder(), SIZES, 1)
+        alone.admit(0, image(2, widths[slot], slot))
+        assert alone.step([0]).tokens.tolist() == together.tokens[[row]].tolist()
+    step.release(2)
+    step.release(0)
+    step.step([1, 3])
+    assert len(run.feeds) == 4, "lanes without rows are not called"
 
 
 def test_a_broken_image_does_not_reach_its_neighbours_or_followers() -> None:
@@ -257,6 +276,8 @@ def test_wrong_use_is_refused() -> None:
     step = SlotStep(NumpyDecoder(), SIZES, 2)
     with pytest.raises(BadParameter):
         SlotStep(NumpyDecoder(), SIZES, 0)
+    with pytest.raises(BadParameter, match="ascending"):
+        SlotStep(NumpyDecoder(), SIZES, 1, lanes=(20, 10))
     step.admit(0, image(1, 1))
     for slot in (0, 2, -1):
         with pytest.raises(ValueError, match="not free"):

@@ -7,8 +7,8 @@ that rounding turns it.
 
 from __future__ import annotations
 
-import atexit
-import functools
+import contextlib
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,6 +37,13 @@ CONFIG = NetworkConfig(
     hidden=24,
     embedding=8,
 )
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".pytest_cache" / "tiny"
+EXPORT_CODE = (  # what decides the exported bytes
+    *("export/onnx_export.py", "export/trace.py", "export/graphs.py", "export/storage.py"),
+    *("training/network.py", "training/checkpoint.py", "tests/tiny.py"),
+    *("hmer/bundle.py", "hmer/contract.py", "hmer/vocab.py", "hmer/preprocess.py"),
+)
 SETTINGS = PreprocessSettings(multiple=CONFIG.stride)
 
 
@@ -51,8 +58,8 @@ def make_network(seed: int = 1, config: NetworkConfig = CONFIG) -> Recogniser:
                 weight.mul_(3.5)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):  # statistics that folding must not lose
-                module.running_mean.normal_(0.0, 0.1)  # type: ignore[union-attr, operator]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+                module.running_mean.normal_(0.0, 0.1)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
                 module.weight.uniform_(0.8, 1.6)
                 module.bias.normal_(0.0, 0.1)
         model.output.bias[:2] = -50.0  # never <pad> or <sos>
@@ -70,21 +77,31 @@ def make_checkpoint(folder: str | Path, seed: int = 1) -> Bundle:
 def make_graphs(folder: str | Path, k: int = 3, seed: int = 1) -> Bundle:
     """Export ``make_checkpoint``'s network to ``folder`` as ``hmer-export onnx`` would.
 
-    The export itself (10 to 30 seconds) happens once a process for equal ``k`` and ``seed``.
+    Tracing takes half a minute, so the result is kept in pytest's cache folder for as long
+    as the code that it depends on is the same.
     """
     shutil.copytree(_exported(k, seed), folder, dirs_exist_ok=True)
     return load_bundle(folder)
 
 
-@functools.cache
 def _exported(k: int, seed: int) -> Path:
-    from export.onnx_export import export_bundle
+    key = hashlib.sha256(f"{k} {seed} {torch.__version__}".encode())
+    for path in sorted(path for pattern in EXPORT_CODE for path in ROOT.glob(pattern)):
+        key.update(path.read_bytes())
+    kept = CACHE / key.hexdigest()[:24]
+    if not kept.is_dir():
+        from export.onnx_export import export_bundle
 
-    home = Path(tempfile.mkdtemp(prefix="hmer-tiny-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    make_checkpoint(home / "checkpoint", seed)
-    export_bundle(home / "checkpoint", home / "graphs", k=k, images=named_images(6))
-    return home / "graphs"
+        CACHE.mkdir(parents=True, exist_ok=True)
+        (CACHE / ".gitignore").write_text("*\n", encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir=CACHE) as home:
+            make_checkpoint(Path(home, "checkpoint"), seed)
+            export_bundle(
+                Path(home, "checkpoint"), Path(home, "graphs"), k=k, images=named_images(6)
+            )
+            with contextlib.suppress(OSError):  # another process was faster
+                Path(home, "graphs").rename(kept)
+    return kept
 
 
 def images(count: int, seed: int = 0, multiple: int = CONFIG.stride) -> list[NDArray[np.uint8]]:

@@ -20,9 +20,10 @@ from hmer.ink import Stroke
 class AugmentSettings:
     """Ranges of the random changes; symmetric ones give the half width.
 
-    ``zoom``: scale augmentation (Li et al., 2020), drawn once a batch by ``plan_epoch``. ``aspect``: log of the horizontal stretch.
-    ``shear``: slant, dx per dy. ``rotation``: degrees. ``stroke_shift``: standard deviation
-    of each stroke's own displacement and ``wobble`` the amplitude of a smooth distortion,
+    ``zoom``: scale augmentation (Li et al., 2020), drawn once a batch by ``plan_epoch``.
+    ``aspect``: log of the horizontal stretch. ``shear``: slant, dx per dy. ``rotation``: degrees.
+    ``stroke_shift``: standard deviation of each stroke's own displacement and ``wobble`` the
+    amplitude of a smooth distortion,
     both as a fraction of the writing's height. ``pens``: pen widths in pixels.
     """
 

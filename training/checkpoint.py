@@ -20,7 +20,7 @@ from training.network import NetworkConfig, Recogniser
 
 try:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 except ImportError as error:  # pragma: no cover - the extra "train" brings it
     raise MissingDependency(
         "Checkpoints need safetensors. Install it with: pip install 'hmer[train]'"
@@ -56,7 +56,8 @@ def save_checkpoint(
         details=details,
     )
     draft = folder / f"{WEIGHTS_FILE}.part"
-    save_file({name: _stored(value, dtype) for name, value in model.state_dict().items()}, draft)
+    weights = {name: _stored(value, dtype) for name, value in model.state_dict().items()}
+    draft.write_bytes(save(weights))  # save_file would make it unreadable for others
     os.replace(draft, bundle.file(WEIGHTS_FILE))
     save_bundle(bundle, [WEIGHTS_FILE])
     return bundle

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from hmer import ink
 from hmer.errors import DatasetError
-from hmer.preprocess import Prepared, PreprocessSettings, prepare, size_class, to_batch
+from hmer.latex import canonical_or_same
+from hmer.preprocess import (
+    Prepared,
+    PreprocessSettings,
+    prepare,
+    preprocess,
+    size_class,
+    to_batch,
+)
 from hmer.vocab import EOS_ID, PAD_ID, UnknownToken, Vocabulary
 from training.augment import AugmentSettings, Drawn, augment
 
@@ -41,7 +49,8 @@ class Example:
 def read_pack(path: Path, label: str = "norm") -> list[Example]:
     """Read a stroke pack: one JSON object a line, gzip or plain. Raises ``DatasetError``.
 
-    Fields: ``id``, ``writer``, ``strokes``, ``segs`` (optional) and the label field.
+    Fields: ``id``, ``writer``, ``strokes``, ``segs`` (optional) and the label field, whose
+    tokens are brought to canonical form.
     """
     if not path.is_file():
         raise DatasetError(f"There is no stroke pack {path}. Give the file with --data.")
@@ -61,7 +70,7 @@ def _example(line: str, label: str, path: Path, number: int) -> Example:
         row = json.loads(line)
         strokes = [np.array(stroke, np.float32).reshape(-1, 2) for stroke in row["strokes"]]
         segments = tuple((str(s), tuple(map(int, i))) for s, i in row.get("segs", ()))
-        tokens = tuple(row[label].split())
+        tokens = tuple(canonical_or_same(row[label].split()))
         if not tokens or not strokes:
             raise ValueError("no label or no strokes")
         return Example(str(row["id"]), str(row.get("writer", "")), tokens, strokes, segments)
@@ -122,18 +131,19 @@ class Renderer:
         self.settings = settings
         self.augmentation = augmentation
 
-    def render(self, example: Example, rng: np.random.Generator | None, zoom: float = 1.0) -> Sample:
-        """Render ``example``, with random changes from ``rng``, or plainly if it is ``None``.
+    def plain(self, example: Example) -> NDArray[np.uint8]:
+        """The image that serving makes of the same ink: no change, no label needed."""
+        return preprocess(ink.render(example.strokes), self.settings)
 
-        ``zoom`` is the scale augmentation. Raises ``DatasetError`` for a token that the
-        vocabulary lacks.
+    def render(self, example: Example, rng: np.random.Generator, zoom: float = 1.0) -> Sample:
+        """Render ``example`` with random changes; ``zoom`` is the scale augmentation.
+
+        Raises ``DatasetError`` for a token that the vocabulary lacks.
         """
         placed = ink.place(example.strokes)
-        drawn = Drawn(placed, ink.PEN)
-        if rng is not None:
-            drawn = augment(placed, self.augmentation, rng, ink.STROKE_HEIGHT)
-            low = np.concatenate(drawn.strokes).min(axis=0)
-            drawn = Drawn([s - low + np.float32(ink.MARGIN) for s in drawn.strokes], drawn.pen)
+        drawn = augment(placed, self.augmentation, rng, ink.STROKE_HEIGHT)
+        low = np.concatenate(drawn.strokes).min(axis=0)
+        drawn = Drawn([s - low + np.float32(ink.MARGIN) for s in drawn.strokes], drawn.pen)
         prepared = prepare(ink.draw(drawn.strokes, drawn.pen), self.settings, zoom)
         try:
             ids = self.vocabulary.encode(example.tokens)
@@ -157,7 +167,8 @@ class Renderer:
         keys = np.unique((owner[stroke] * rows + y) * columns + x)
         symbols, places = np.divmod(keys, rows * columns)
         cells = np.column_stack([symbols, places // columns, places % columns])
-        return cells[symbols > 0].astype(np.int32)
+        found: NDArray[np.int32] = cells[symbols > 0].astype(np.int32)
+        return found
 
 
 def _dense(strokes: Sequence[ink.Stroke]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

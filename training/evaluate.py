@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hmer.preprocess import to_batch
 from hmer.vocab import EOS_ID, SOS_ID
-from training.data import Example, Renderer, collate, estimate_size, fixed_batches
+from training.data import Example, Renderer, estimate_size, fixed_batches
 from training.network import Encoded, Recogniser
 
 
@@ -57,7 +58,6 @@ def predict(
     """Recognise plainly rendered ``examples``; pairs come in the order of their sizes."""
     sizes = [estimate_size(example, renderer.settings) for example in examples]
     for indices in fixed_batches(len(examples), sizes, batch):
-        samples = [renderer.render(examples[i], None) for i in indices]
-        tensors = collate(samples, len(renderer.vocabulary), renderer.settings.multiple)
-        found = greedy(model, tensors.image, tensors.size, max_tokens)
+        image, size = to_batch([renderer.plain(examples[i]) for i in indices])
+        found = greedy(model, torch.from_numpy(image), torch.from_numpy(size), max_tokens)
         yield from ((examples[i], p) for i, p in zip(indices, found, strict=True))

@@ -76,7 +76,10 @@ def compute(
         attention.append(step.attention)
     scores = torch.stack(logits, 1)  # (B, T, V)
     label = F.cross_entropy(
-        scores.flatten(0, 1), targets.flatten(), ignore_index=PAD_ID, label_smoothing=label_smoothing
+        scores.flatten(0, 1),
+        targets.flatten(),
+        ignore_index=PAD_ID,
+        label_smoothing=label_smoothing,
     )
     real = targets != PAD_ID
     accuracy = ((scores.argmax(-1) == targets) & real).sum() / real.sum()

@@ -169,12 +169,14 @@ class Encoder(nn.Module):
         for stage, step in zip(self.stages, (1, *self.strides[2:]), strict=True):
             if step > 1:
                 stride *= step
-            for index, block in enumerate(stage):  # type: ignore[arg-type]
+            blocks: list[ResidualBlock] = list(stage.children())  # type: ignore[arg-type]
+            for index, block in enumerate(blocks):
                 if index == 0 and step > 1:
                     mask = size_mask(size, -(-x.shape[2] // step), -(-x.shape[3] // step), stride)
                     mask = mask[:, None].to(x.dtype)
                 x = block(x, mask)
-        return x
+        features: Tensor = x
+        return features
 
     @staticmethod
     def _mask(x: Tensor, size: Tensor, stride: int) -> Tensor:
@@ -252,7 +254,7 @@ class Recogniser(nn.Module):
         ``state`` float32 (B, 2U + D), ``coverage`` float32 (B, h, w).
         """
         d, u = self.config.features, self.config.hidden
-        hidden, cell, located = state.split([u, u, d], dim=-1)
+        hidden, cell, located = torch.split(state, [u, u, d], dim=-1)
         new_hidden, new_cell = self.cell(
             torch.cat([self.embedding(token), located], dim=-1), (hidden, cell)
         )

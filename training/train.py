@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,8 +76,10 @@ class Report:
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """The rate of the step with this number (from 0)."""
-    return settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup)) * _fall(
-        step, settings
+    return (
+        settings.learning_rate
+        * min(1.0, (step + 1) / max(1, settings.warmup))
+        * _fall(step, settings)
     )
 
 
@@ -109,14 +112,18 @@ class Trainer:
         self.sizes = [estimate_size(example, preprocess) for example in train]
         self.lengths = [len(example.tokens) for example in train]
         torch.manual_seed(settings.seed)
-        self.model = Recogniser(network).to(memory_format=torch.channels_last)
+        self.model = Recogniser(network)
+        # Convolutions are half as fast again with the channels last.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = losses.SymbolHead(network.features, len(vocabulary))
         self.drawn_as = losses.drawn_as_matrix(vocabulary)
         self.average = Average(self.model, settings.average)
-        decayed = [p for p in self._parameters() if p.ndim > 1]
-        plain = [p for p in self._parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self._parameters() if p.ndim > 1]},
+            {"params": [p for p in self._parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(
-            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+            groups,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )

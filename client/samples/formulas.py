@@ -55,7 +55,7 @@ SCREEN = Look()
 LARGE = Look(height=90, pen=7, margin=30, resolution=8)
 SMALL = Look(height=30, pen=2, margin=9, resolution=1)
 FINE = Look(height=60, pen=3, margin=24, resolution=5)
-MARKER = Look(height=44, pen=6, margin=14, resolution=2)
+MARKER = Look(height=48, pen=6, margin=14, resolution=2)
 PHOTO = Look(
     56, 4, 36, ink=(58, 44, 40), paper=(224, 232, 236), shade=0.14, photo=True, resolution=4
 )
@@ -69,7 +69,7 @@ SAMPLES = (
     Sample("discriminant", r"\sqrt{b^2-4ac}", WIDE, SCREEN),
     Sample("square_sum", r"\sum_{i=1}^{n}i^2", ROUND, FINE),
     Sample("quadratic", r"x=\frac{-b+\sqrt{b^2-4ac}}{2a}", UPRIGHT, PHOTO),
-    Sample("integral", r"\int_0^1x^2dx", ROUND, MARKER),
+    Sample("integral", r"\int_0^1x^2dx", ROUND, SCREEN),
     Sample("product", r"(x+1)(x-1)=x^2-1", WIDE, SCREEN),
     Sample("limit", r"\lim_{x\rightarrow0}\frac{\sin x}{x}=1", UPRIGHT, FINE),
     Sample("trigonometry", r"\sin^2\theta+\cos^2\theta=1", SLANTED, BLUE),
@@ -78,8 +78,8 @@ SAMPLES = (
     Sample("series", r"\sum_{k=0}^{\infty}\frac{1}{2^k}=2", WIDE, SCREEN),
     Sample("circle", r"A=\pi r^2", SLANTED, GREY),
     Sample("nested_roots", r"\sqrt{x+\sqrt{y}}", ROUND, SCREEN),
-    Sample("cube_root", r"\sqrt[3]{8}=2", WIDE, MARKER),
-    Sample("addition", r"12+34=46", QUICK, SMALL),
+    Sample("cube_root", r"\sqrt[3]{8}=2", WIDE, FINE),
+    Sample("addition", r"12+34=46", QUICK, MARKER),
     Sample("polynomial", r"f(x)=x^3-3x+2", ROUND, PHOTO),
     Sample("fractions", r"\frac12+\frac13=\frac56", SLANTED, SCREEN),
     Sample("greek", r"\alpha+\beta=\gamma", UPRIGHT, BOARD),

@@ -192,7 +192,7 @@ class Writer:
         strokes = [sign, *inner.moved(left + 14 * scale, 0.0)]
         if index is not None:
             small = self.row(index, 0.55 * scale)
-            strokes = small.moved(8 * scale - small.width, hook + 20 * scale) + strokes
+            strokes = small.moved(6 * scale - small.width, hook + 22 * scale) + strokes
         return Box.around(strokes)
 
     def scripts(
@@ -227,7 +227,8 @@ class Writer:
             strokes += lower.moved(x, y + self.random.gauss(0, 3) * scale)
         if upper:
             y = max(54 * scale, core.top - 38 * scale)
-            strokes += upper.moved(beside, y + self.random.gauss(0, 3) * scale)
+            x = beside + 8 * scale if name == "\\int" else beside
+            strokes += upper.moved(x, y + self.random.gauss(0, 3) * scale)
         return Box.around(strokes)
 
 

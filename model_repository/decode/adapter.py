@@ -18,6 +18,7 @@ from hmer import contract
 from hmer.decode import DecodeRequest, EncodedImage, Outcome, Scheduler
 from hmer.errors import BadParameter, HmerError, InferenceFailed
 from hmer.recognizer import answer
+from hmer.slots import split_encoded
 from hmer.vocab import Vocabulary
 from model_repository.triton import Request, array, error_response, response, strings
 
@@ -30,23 +31,18 @@ CANCEL_POLL_S = 0.05
 
 def encoded_images(request: Request) -> list[EncodedImage]:
     """The rows of ``request``, cropped to their true sizes; copies, for Triton's memory goes."""
-    values, keys = array(request, "values"), array(request, "keys")
-    size, state = array(request, "feature_size"), array(request, "state")
-    images = []
-    for row, (height, width) in enumerate(size.tolist()):
-        if not (0 < height <= values.shape[1] and 0 < width <= values.shape[2]):
-            raise BadParameter(
-                f"Row {row} has the feature size {height} x {width}, but its features have "
-                f"{values.shape[1]} x {values.shape[2]} positions."
-            )
-        images.append(
-            EncodedImage(
-                values=values[row, :height, :width].copy(),
-                keys=keys[row, :height, :width].copy(),
-                state=state[row].copy(),
-            )
+    outputs = {name: array(request, name) for name in ("values", "keys", "feature_size", "state")}
+    height, width = outputs["values"].shape[1:3]
+    size = outputs["feature_size"]
+    if (size < 1).any() or (size > (height, width)).any():
+        raise BadParameter(
+            f"The feature sizes {size.tolist()} do not lie within the features' {height} x {width} "
+            "positions."
         )
-    return images
+    return [
+        EncodedImage(image.values.copy(), image.keys.copy(), image.state.copy())
+        for image in split_encoded(outputs)
+    ]
 
 
 def max_tokens_of(request: Request, limit: int) -> int:
@@ -127,7 +123,8 @@ def answer_tensors(vocabulary: Vocabulary, outcomes: Sequence[Outcome]) -> dict[
         contract.TOKENS.name: strings(" ".join(a.tokens) for a in answers),
         contract.SCORE.name: np.array([[a.score] for a in answers], np.float32),
         contract.ALTERNATIVES.name: strings(
-            json.dumps(list(a.alternatives), ensure_ascii=False) for a in answers
+            json.dumps([other.to_dict() for other in a.alternatives], ensure_ascii=False)
+            for a in answers
         ),
     }
 

@@ -1,0 +1,381 @@
+"""End to end: the real embedded Triton, over gRPC and HTTP, with the tiny network."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from client import Recognizer, Retry
+from export.config import RepositoryOptions
+from export.repository import assemble
+from hmer.bundle import Bundle
+from hmer.errors import (
+    BadParameter,
+    DeadlineExceeded,
+    HmerError,
+    InputError,
+    Overloaded,
+    ServerUnavailable,
+    UnknownModel,
+    VocabularyMismatch,
+    from_wire,
+)
+from hmer.recognizer import LocalRecognizer, Recognition
+from model_repository.endpoints import Endpoints
+from model_repository.repository import open_repository
+from model_repository.server import EmbeddedServer
+from tests.e2e_fixtures import ANY_PORTS, need_embedded, serve
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = sorted((ROOT / "client" / "samples").glob("*.inkml"))[:6]
+LONG = 100_000  # tokens: an answer that takes longer than any test waits
+
+
+def picture(seed: int) -> bytes:
+    """Random strokes; the seed also sets the size."""
+    rng = np.random.default_rng(seed)
+    page = np.full((110 + 20 * (seed % 3), 100 + 45 * (seed % 7)), 255, np.uint8)
+    for _ in range(3 + seed % 3):
+        points = rng.integers(12, np.array(page.shape[::-1]) - 12, (5, 2)).tolist()
+        for start, end in pairwise(points):
+            cv2.line(page, start, end, (0,), 3)
+    return cv2.imencode(".jpg" if seed % 4 == 3 else ".png", page)[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def inputs() -> list[bytes]:
+    return [picture(seed) for seed in range(14)] + [path.read_bytes() for path in SAMPLES]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_graphs: Bundle, inputs: list[bytes]) -> list[Recognition]:
+    """What the same bundle answers in this process, one by one."""
+    with LocalRecognizer(tiny_graphs.folder, threads=1) as local:
+        answers = [local.recognize(data) for data in inputs]
+    assert len({answer.tokens for answer in answers}) > len(answers) // 2
+    return answers
+
+
+@pytest.fixture(scope="module")
+def endless(inputs: list[bytes], expected: list[Recognition]) -> bytes:
+    """An input whose answer never ends."""
+    return next(d for d, a in zip(inputs, expected, strict=True) if len(a.tokens) >= 256)
+
+
+@pytest.fixture(scope="module")
+def bls_server(
+    tiny_graphs: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """Steps by calls to the served ``decoder_step``; two slots, a short queue, no short answers."""
+    need_embedded()
+    options = RepositoryOptions(step="bls", slots=2, max_queue=2, max_tokens=LONG)
+    with serve(tiny_graphs.folder, tmp_path_factory.mktemp("bls") / "r", options) as running:
+        yield running
+
+
+def agree(expected: Recognition, found: Recognition | HmerError) -> None:
+    assert isinstance(found, Recognition), found
+    assert (found.tokens, found.latex) == (expected.tokens, expected.latex)
+    assert found.score == pytest.approx(expected.score, rel=1e-3, abs=1e-6)
+
+
+def metrics(server: EmbeddedServer) -> dict[str, float]:
+    with urllib.request.urlopen(server.endpoints.metrics, timeout=5) as page:
+        lines = page.read().decode("utf-8").splitlines()
+    return {
+        line.split("{")[0]: float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith("hmer_decode_")
+    }
+
+
+def wait_for(server: EmbeddedServer, **wanted: float) -> None:
+    """Until the server's metrics (published once a second) have these values."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = metrics(server)
+        values = {name: found.get(f"hmer_decode_{name}") for name in wanted}
+        if values == wanted:
+            return
+        assert time.monotonic() < deadline, f"{values}, not {wanted}"
+        time.sleep(0.1)
+
+
+class Raw:
+    """Requests below the client: parameters, cancellation, other models."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self.grpc: Any = pytest.importorskip("tritonclient.grpc")
+        self.client = self.grpc.InferenceServerClient(server.endpoints.grpc)
+
+    def tensors(self, **arrays: Any) -> list[Any]:
+        types = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32", "object": "BYTES"}
+        result = []
+        for name, values in arrays.items():
+            tensor = self.grpc.InferInput(name, values.shape, types[str(values.dtype)])
+            tensor.set_data_from_numpy(values)
+            result.append(tensor)
+        return result
+
+    def recognize(self, rows: list[bytes], **options: Any) -> list[tuple[str, ...]]:
+        """The tokens of every row of one request."""
+        rows_tensor = np.array([[row] for row in rows], dtype=np.object_)
+        try:
+            result = self.client.infer("recognize", self.tensors(input=rows_tensor), **options)
+        except self.grpc.InferenceServerException as error:
+            raise from_wire(error.message()) from None
+        return [tuple(row.decode().split()) for row in result.as_numpy("tokens")[:, 0]]
+
+    def features(self, data: bytes) -> list[Any]:
+        """The inputs of ``decode``."""
+        row = np.array([[data]], dtype=np.object_)
+        prepared = self.client.infer("preprocess", self.tensors(input=row))
+        encoded = self.client.infer(
+            "encoder",
+            self.tensors(image=prepared.as_numpy("image"), size=prepared.as_numpy("size")),
+        )
+        names = ("values", "keys", "feature_size", "state")
+        return self.tensors(**{name: encoded.as_numpy(name) for name in names})
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_served_answers_are_the_local_ones(
+    server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition], protocol: str
+) -> None:
+    with Recognizer(getattr(server.endpoints, protocol)) as recognizer:
+        assert recognizer.health().serving
+        for data, local in zip(inputs, expected, strict=True):
+            agree(local, recognizer.recognize(data))
+
+
+def test_32_at_a_time_are_answered_as_one_by_one(
+    server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition]
+) -> None:
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(inputs)), 5)).tolist()
+    with Recognizer(server.endpoints.grpc) as recognizer:
+        answers = recognizer.recognize_many([inputs[index] for index in order], concurrency=32)
+        for index, answer in zip(order, answers, strict=True):
+            agree(expected[index], answer)
+
+
+def test_bls_answers_are_the_local_ones(
+    bls_server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition]
+) -> None:
+    raw = Raw(bls_server)
+    for data, local in zip(inputs, expected, strict=True):
+        # Unpadded on the wire, so several of its rows may not fit: one at a time.
+        (tokens,) = raw.recognize([data], parameters={"max_tokens": 256})
+        assert tokens == local.tokens
+    before = metrics(bls_server)["hmer_decode_steps_total"]
+    stats = raw.client.get_inference_statistics("decoder_step", as_json=True)["model_stats"][0]
+    assert int(stats["inference_stats"]["success"]["count"]) >= before > 0
+
+
+def test_rows_of_one_request(
+    server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition]
+) -> None:
+    rows = Raw(server).recognize(inputs[:10])
+    assert rows == [answer.tokens for answer in expected[:10]]
+
+
+def test_bad_inputs_fail_alone(
+    server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition]
+) -> None:
+    blank = cv2.imencode(".png", np.full((80, 80), 255, np.uint8))[1].tobytes()
+    pixel = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+    bad = {
+        b"this is a text": "unreadable_image",
+        picture(0)[:150]: "unreadable_image",
+        blank: "blank_image",
+        pixel: "image_too_small",
+        b"<ink><trace>1 2, 3": "bad_ink",
+        b"<ink></ink>": "bad_ink",
+        b'{"strokes": []}': "bad_ink",
+    }
+    mixed: list[bytes] = []
+    for index, data in enumerate(inputs[: len(bad)]):
+        mixed += [data, list(bad)[index]]
+    with Recognizer(server.endpoints.grpc) as recognizer:
+        answers = list(recognizer.recognize_many(mixed, concurrency=16))
+    for local, good in zip(expected, answers[::2], strict=False):
+        agree(local, good)
+    for code, error in zip(bad.values(), answers[1::2], strict=True):
+        assert isinstance(error, InputError)
+        assert error.code == code
+        assert "Traceback" not in str(error)
+
+
+def test_unknown_model_and_version(server: EmbeddedServer, inputs: list[bytes]) -> None:
+    for options in ({"model": "nothing"}, {"version": 7}):
+        for url in (server.endpoints.grpc, server.endpoints.http):
+            with Recognizer(url, **options) as recognizer, pytest.raises(UnknownModel):
+                recognizer.recognize(inputs[0])
+
+
+def test_no_server() -> None:
+    free = ANY_PORTS.reserve()
+    for url in (free.grpc, free.http):
+        with (
+            Recognizer(url, retry=Retry(attempts=1), timeout=5) as recognizer,
+            pytest.raises(ServerUnavailable),
+        ):
+            recognizer.recognize(picture(0))
+
+
+def test_max_tokens(
+    server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition]
+) -> None:
+    raw = Raw(server)
+    assert raw.recognize(inputs[:1], parameters={"max_tokens": 3}) == [expected[0].tokens[:3]]
+    with pytest.raises(BadParameter, match="1 to 256"):
+        raw.recognize(inputs[:1], parameters={"max_tokens": 1000})
+
+
+def test_a_cancelled_request_frees_its_slot(bls_server: EmbeddedServer, endless: bytes) -> None:
+    raw = Raw(bls_server)
+    features = raw.features(endless)
+    cancelled = metrics(bls_server)["hmer_decode_cancelled_total"]
+    ended = threading.Event()
+    errors: list[Any] = []
+
+    def done(result: Any, error: Any) -> None:
+        errors.append(error)
+        ended.set()
+
+    call = raw.client.async_infer("decode", features, callback=done)
+    wait_for(bls_server, slots_in_use=1)
+    call.cancel()
+    assert ended.wait(5)
+    assert errors[0] is not None
+    wait_for(bls_server, slots_in_use=0, cancelled_total=cancelled + 1)
+
+
+def test_the_time_limit_frees_the_slot(bls_server: EmbeddedServer, endless: bytes) -> None:
+    late = metrics(bls_server)["hmer_decode_deadline_total"]
+    with Recognizer(bls_server.endpoints.grpc, retry=Retry(attempts=1)) as recognizer:
+        with pytest.raises(DeadlineExceeded):
+            recognizer.recognize(endless, timeout=0.5)
+        wait_for(bls_server, slots_in_use=0, deadline_total=late + 1)
+    # The server itself ends it too, when only it knows the limit.
+    with pytest.raises(DeadlineExceeded, match="time limit"):
+        Raw(bls_server).recognize([endless], timeout=300_000)
+
+
+def test_too_many_are_refused_and_the_others_answered(
+    bls_server: EmbeddedServer, endless: bytes, inputs: list[bytes], expected: list[Recognition]
+) -> None:
+    raw = Raw(bls_server)
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        try:
+            raw.recognize([endless], timeout=1_500_000)
+        except HmerError as error:
+            outcomes.append(error.code)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    # Two slots and two places in the queue.
+    assert sorted(outcomes) == ["deadline_exceeded"] * 4 + [Overloaded.code] * 4
+    (tokens,) = raw.recognize([inputs[0]], parameters={"max_tokens": 256})
+    assert tokens == expected[0].tokens
+
+
+def test_metrics_are_published(server: EmbeddedServer, inputs: list[bytes]) -> None:
+    with Recognizer(server.endpoints.grpc) as recognizer:
+        recognizer.recognize(inputs[0])
+    wait_for(server, slots=8, slots_in_use=0, queue_length=0)
+    values = metrics(server)
+    assert values["hmer_decode_completed_total"] > 0
+    assert values["hmer_decode_tokens_total"] >= values["hmer_decode_completed_total"]
+
+
+def test_a_bundle_that_changes_before_loading(tiny_graphs: Bundle, tmp_path: Path) -> None:
+    need_embedded()
+    assemble(tiny_graphs.folder, tmp_path / "r", RepositoryOptions(preprocessors=1))
+    running = EmbeddedServer(open_repository(tmp_path / "r"), ANY_PORTS, log=tmp_path / "log")
+    path = tmp_path / "r" / "bundle" / "bundle.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["vocabulary"]["tokens"].reverse()
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(VocabularyMismatch, match="were changed"), running:
+        pass
+    assert running.pid is None
+    assert "vocabulary_mismatch" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+def command(repository: Path) -> subprocess.Popen[str]:
+    """``hmer-serve`` as a process of its own."""
+    zero = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    arguments = ["-m", "model_repository.serve", "--repository", str(repository), *zero, "--json"]
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def gone(pid: int, timeout: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if (state := Path(f"/proc/{pid}/stat")).exists() and ") Z " in state.read_text():
+            return True  # waits for whoever adopted it
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_command_takes_its_server_along(
+    tiny_graphs: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inputs: list[bytes],
+    how: signal.Signals,
+) -> None:
+    need_embedded()
+    assemble(tiny_graphs.folder, tmp_path / "r", RepositoryOptions(preprocessors=1))
+    moved = (tmp_path / "r").rename(tmp_path / "moved elsewhere")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = command(moved)
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        with Recognizer(ready["grpc"]) as recognizer:
+            assert recognizer.recognize(inputs[0]).tokens
+        process.send_signal(how)
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert output == ""  # the document was the last thing
+    assert "Traceback" not in errors
+    assert process.returncode == (-how if how is signal.SIGKILL else 0)
+    assert gone(ready["pid"])
+    Endpoints(grpc_port=int(ready["grpc"].rsplit(":")[1]), http_port=0, metrics_port=0).reserve()
+    left = {path.name for path in tmp_path.glob("hmer-serve-*")}
+    assert bool(left) == (how is signal.SIGKILL)  # whoever was killed cannot tidy up
+    assert not [path for path in Path("/dev/shm").iterdir() if path.name[:19] in left]
