@@ -21,8 +21,8 @@ from benchmarks.accuracy import (
 )
 from benchmarks.crohme import LABELS, STROKES, WAP_IMAGES, Expression, read_pack, select
 from client import Recognizer
-from client.console import progress, sentences
 from client.output import render_table
+from hmer.console import progress, sentences
 from hmer.errors import BadParameter
 from hmer.recognizer import LocalRecognizer
 

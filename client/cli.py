@@ -15,10 +15,10 @@ from client.api import (
     Health,
     Recognizer,
 )
-from client.console import Failure, progress, sentences
 from client.inputs import Source, expand
 from client.output import JsonLines, Lines, Printer, Table, read_truths, render_table
 from client.transport import DEFAULT_URL
+from hmer.console import Failure, progress, sentences
 from hmer.contract import RECOGNIZE
 from hmer.errors import HmerError, ServerUnavailable, UnknownModel
 

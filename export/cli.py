@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import click
 
 from export.repository_cli import repository
+from hmer import __version__
 from hmer.bundle import CHECKPOINT, load_bundle
 from hmer.errors import HmerError, MissingDependency
 
@@ -36,7 +37,7 @@ Example:
 
 
 @click.group()
-@click.version_option(package_name="hmer")
+@click.version_option(__version__, prog_name="hmer-export")
 def main() -> None:
     """Turn a checkpoint into what is served.
 

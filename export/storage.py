@@ -5,8 +5,6 @@ followed by a ``Cast`` that the runtime folds once while it loads, so the file i
 size and the computation is the same. A convolution's weight with BatchNorm folded in is
 no float16 value any more; it is stored as the weight before folding and a float32 factor
 a channel, and the product is folded at load too. So nothing is rounded twice.
-
-``expand`` undoes it, for tools that want plain float32 constants (TensorRT).
 """
 
 from __future__ import annotations
@@ -70,22 +68,6 @@ def compress(model: ModelProto, factors: Mapping[str, NDArray[np.float32]]) -> S
         count += 1
     _replace(model, tensors, [*nodes, *graph.node])
     return Stored(count, rounding)
-
-
-def expand(model: ModelProto) -> None:
-    """Turn every weight that ``compress`` stored into one float32 initialiser, in place."""
-    graph = model.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    weights = [name.removesuffix(HALF) for name in stored if name.endswith(HALF)]
-    dropped = {name + suffix for name in weights for suffix in (HALF, FACTOR)}
-    tensors = [tensor for tensor in graph.initializer if tensor.name not in dropped]
-    for name in weights:
-        values = numpy_helper.to_array(stored[name + HALF]).astype(np.float32)
-        if name + FACTOR in stored:
-            values = values * numpy_helper.to_array(stored[name + FACTOR])
-        tensors.append(numpy_helper.from_array(values, name))
-    outputs = {*weights, *(name + UNSCALED for name in weights)}
-    _replace(model, tensors, [node for node in graph.node if node.output[0] not in outputs])
 
 
 def _worth_it(tensor: TensorProto) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -91,9 +92,17 @@ def test_every_command_has_its_entry_point() -> None:
 
 
 def test_wheel_holds_code_weights_and_samples(tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-            "--wheel-dir", str(tmp_path), "."]  # fmt: skip
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    source = tmp_path / "source"  # a copy: building writes beside the sources
+    source.mkdir()
+    for package in ARROWS:
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / package, source / package, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    call = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*call, "--wheel-dir", str(tmp_path), "."], cwd=source, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("hmer-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())

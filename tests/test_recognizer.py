@@ -7,10 +7,12 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hmer import recognizer as module
 from hmer.bundle import Bundle
@@ -27,6 +29,7 @@ from hmer.errors import (
     UnreadableImage,
 )
 from hmer.latex import to_latex
+from hmer.preprocess import load
 from hmer.recognizer import Alternative, LocalRecognizer, Recognition, Recognizer, answer
 from hmer.runtime import TARGETS
 from hmer.vocab import EOS_ID, Vocabulary
@@ -182,7 +185,7 @@ def test_a_fault_of_the_program_hits_one_input(
             raise ZeroDivisionError("division by zero")
         return original(data, *settings)  # type: ignore[arg-type]
 
-    original = module.load
+    original = load
     monkeypatch.setattr(module, "load", faulty)
     (picture,) = pictures(1)
     results = local.recognize_many([picture, b"fault", picture])
@@ -198,7 +201,7 @@ def test_a_failing_encoder_fails_its_batch_alone(
     expected = texts(local.recognize_many(inputs))
     original, widths = local._encoder.infer, []
 
-    def failing(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def failing(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         widths.append(feeds["image"].shape[3])
         if widths[-1] == widths[0]:
             raise InferenceFailed("The encoder failed.")

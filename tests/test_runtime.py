@@ -126,7 +126,7 @@ def test_failures_say_what_was_wrong(target: str, graph: Path) -> None:
 
 
 def test_files_that_cannot_be_loaded(target: str, graph: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingBundle, match="no-graph.onnx"):
+    with pytest.raises(MissingBundle, match=r"no-graph\.onnx"):
         open_runner(target, tmp_path / "no-graph.onnx")
     whole = graph.read_bytes()
     for name, content in {"text": b"not a graph", "part": whole[: len(whole) // 2]}.items():

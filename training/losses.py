@@ -68,13 +68,16 @@ def compute(
     targets = batch.targets
     state, coverage = encoded.state, model.begin(encoded)
     previous = torch.full_like(targets[:, 0], SOS_ID)
-    logits, attention = [], []
+    seen = []
     for t in range(targets.shape[1]):
-        step = model.step(encoded, previous, state, coverage)
-        state, coverage, previous = step.state, step.coverage, targets[:, t]
-        logits.append(step.logits)
-        attention.append(step.attention)
-    scores = torch.stack(logits, 1)  # (B, T, V)
+        glimpse = model.attend(encoded, previous, state, coverage)
+        state, coverage, previous = glimpse.state, glimpse.coverage, targets[:, t]
+        seen.append(glimpse)
+    scores = model.predict(  # (B, T, V): of all steps at once, for fewer and larger products
+        torch.stack([glimpse.context for glimpse in seen], 1),
+        torch.stack([glimpse.hidden for glimpse in seen], 1),
+    )
+    attention = torch.stack([glimpse.attention for glimpse in seen], 1)
     label = F.cross_entropy(
         scores.flatten(0, 1),
         targets.flatten(),
@@ -85,7 +88,7 @@ def compute(
     accuracy = ((scores.argmax(-1) == targets) & real).sum() / real.sum()
     return Losses(
         label,
-        attention_loss(torch.stack(attention, 1), targets, batch.symbols, drawn_as),
+        attention_loss(attention, targets, batch.symbols, drawn_as),
         symbol_loss(head(features), batch, model.config.stride),
         accuracy,
     )

@@ -86,6 +86,16 @@ class Encoded(NamedTuple):
     state: Tensor
 
 
+class Glimpse(NamedTuple):
+    """What one step reads: ``context`` c (B, D), ``hidden`` h (B, U), and the state after it."""
+
+    context: Tensor
+    hidden: Tensor
+    attention: Tensor
+    state: Tensor
+    coverage: Tensor
+
+
 class Step(NamedTuple):
     """One decoding step: ``logits`` (B, V), ``attention`` (B, h, w) and the state after it."""
 
@@ -253,6 +263,18 @@ class Recogniser(nn.Module):
 
         ``state`` float32 (B, 2U + D), ``coverage`` float32 (B, h, w).
         """
+        seen = self.attend(encoded, token, state, coverage)
+        logits = self.predict(seen.context, seen.hidden)
+        return Step(logits, seen.attention, seen.state, seen.coverage)
+
+    def predict(self, context: Tensor, hidden: Tensor) -> Tensor:
+        """g(c, h): logits (..., V) of contexts (..., D) and hidden states (..., U)."""
+        mixed = torch.tanh(self.mix(torch.cat([context, hidden], dim=-1)))
+        logits: Tensor = self.output(self.dropout(mixed))
+        return logits
+
+    def attend(self, encoded: Encoded, token: Tensor, state: Tensor, coverage: Tensor) -> Glimpse:
+        """``step`` without its prediction, which training makes for all steps at once."""
         d, u = self.config.features, self.config.hidden
         hidden, cell, located = torch.split(state, [u, u, d], dim=-1)
         new_hidden, new_cell = self.cell(
@@ -274,10 +296,8 @@ class Recogniser(nn.Module):
         read = self.drop(alpha)
         context = torch.bmm(read[:, None, :], encoded.values.flatten(1, 2))[:, 0]
         alpha = alpha.view_as(coverage)
-        mixed = torch.tanh(self.mix(torch.cat([context[:, :d], hidden], dim=-1)))
-        logits = self.output(self.dropout(mixed))
         state = torch.cat([hidden, cell, context[:, d:]], dim=-1)
-        return Step(logits, alpha, state, coverage + alpha)
+        return Glimpse(context[:, :d], hidden, alpha, state, coverage + alpha)
 
     def drop(self, alpha: Tensor) -> Tensor:
         """Drop attention (training only): some positions' weights suppressed, renormalised.
