@@ -309,6 +309,30 @@ def test_it_works_on_after_a_failed_step() -> None:
     assert all(same(o, e) for o, e in zip(outcomes, expected, strict=True) if o.error is None)
 
 
+def test_a_row_that_only_pads_shows_nothing_of_who_was_there() -> None:
+    run = Recorder()
+    step = SlotStep(run, SIZES, 4, ladder=(4,))
+    for slot in range(4):
+        step.admit(slot, image(3, 5, slot))
+    step.step([0, 1, 2, 3])
+    step.release(2)
+    step.step([0, 1, 3])
+    feeds = run.feeds[-1]
+    assert feeds["feature_size"].tolist() == [[3, 5]] * 3 + [[1, 1]]
+    assert feeds["token"][3, 0] == EOS_ID
+    assert not any(feeds[name][3].any() for name in ("values", "keys", "state", "coverage"))
+
+
+def test_padded_rows_show_nothing_of_who_was_there() -> None:
+    rows = PaddedRows((2,), "float32")
+    rows.lay_out((4, 5), 1, [])
+    rows.put(0, np.full((4, 5, 2), np.nan, np.float32))
+    rows.put(0, np.ones((2, 3, 2), np.float32))
+    expected = np.zeros((1, 4, 5, 2))
+    expected[0, :2, :3] = 1.0
+    assert np.array_equal(rows.view(1), expected)
+
+
 def test_padded_rows_keep_their_content_through_any_layouts() -> None:
     rng = np.random.default_rng(0)
     rows = PaddedRows((3,), "float32")
