@@ -40,6 +40,7 @@ from hmer.serving import REPOSITORY_FILE, REPOSITORY_FORMAT
 
 GRAPH_FILES = {contract.ENCODER: ENCODER_FILE, contract.DECODER_STEP: STEP_FILE}
 _CODE = ("hmer", "model_repository")
+# Of what the models import; opencv-python-headless 4.12 and later want NumPy 2.
 _REQUIREMENTS = ("numpy", "opencv-python-headless<4.12", "pillow", "defusedxml")
 
 

@@ -30,7 +30,7 @@ from hmer.errors import BadParameter, HmerError, InferenceFailed
 from hmer.latex import to_latex
 from hmer.preprocess import Gray, load, size_class, to_batch
 from hmer.runtime import ONNXRUNTIME, open_runner
-from hmer.slots import SlotStep, split_encoded
+from hmer.slots import SlotStep, lanes_for, split_encoded
 from hmer.vocab import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class LocalRecognizer:
             step = resources.enter_context(
                 open_runner(target, self._bundle.file(STEP_FILE), threads)
             )
-            self._step = SlotStep(step.infer, self._bundle.sizes, slots)
+            self._step = SlotStep(step.infer, self._bundle.sizes, slots, lanes=lanes_for(target))
             self._resources = resources.pop_all()
 
     def recognize(self, data: bytes) -> Recognition:

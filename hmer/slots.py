@@ -3,8 +3,9 @@
 ``run`` is an in-process runtime or a call to the served ``decoder_step``; both give the same
 tokens. Slots are rows of one or more lanes (``hmer.lane``), each a batch with a padded size of
 its own: a step costs as much as the positions that it pads to, and the widest formula of a
-batch would set that for all. On a CPU, where a call's fixed cost is about that of 300 positions,
-lanes by width save a third to a half of the decoder's time with 16 or 32 formulas at work.
+batch sets that for all. Where a call costs as little as with ONNX Runtime on a CPU (as much as
+300 positions), lanes by width save a quarter of the decoder's time with 16 formulas at work and
+40 % with 32.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hmer import contract
 from hmer.decode_types import EncodedImage, StepResult
 from hmer.errors import BadParameter
 from hmer.lane import Lane
+from hmer.runtime import ONNXRUNTIME
 
 Array = NDArray[Any]
 Run = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -27,6 +29,15 @@ Run = Callable[[dict[str, Array]], Mapping[str, Array]]
 LADDER = (1, 2, 4, 8, 16, 32)
 BUCKET = (2, 4)
 LANES = (12, 24, 48)
+
+
+def lanes_for(target: str) -> tuple[int, ...]:
+    """The lanes that suit a runtime, measured on one CPU core with formulas of CROHME.
+
+    16 formulas at work: ONNX Runtime gains a third with ``LANES``; OpenVINO prepares itself
+    anew when a call's shape differs from the last one's, and loses an eighth.
+    """
+    return LANES if target == ONNXRUNTIME else ()
 
 
 class SlotStep:

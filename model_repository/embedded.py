@@ -112,6 +112,12 @@ def _wheel() -> Path:
     # Found without importing: the package itself is not needed, and is slow to import.
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
+        if sys.version_info >= (3, 13):
+            raise ServerSetupError(
+                "The embedded Triton needs NumPy 1, which has no wheel for Python "
+                f"{platform.python_version()}. Make the virtual environment with Python 3.10 to "
+                f"3.12. {_HINT}"
+            )
         raise MissingDependency(
             f"The server is not installed: {_SERVE_EXTRA} (nvidia-pytriton, 55 MB). {_HINT}"
         )
@@ -173,7 +179,9 @@ def _loader_cache() -> list[str]:
 def _python_folder() -> Path:
     folder = Path(sys.executable).parent
     python = folder / "python3"
-    if not python.exists() or python.resolve() != Path(sys.executable).resolve():
+    # A virtual environment may hold copies of the interpreter instead of links.
+    own = (folder.parent / "pyvenv.cfg").is_file()
+    if not python.exists() or not (own or python.resolve() == Path(sys.executable).resolve()):
         raise ServerSetupError(
             f"The server's models would run under {python}, which is not the interpreter of this "
             f"command ({sys.executable}). Install into a virtual environment and run it from there."

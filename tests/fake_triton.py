@@ -142,9 +142,9 @@ class InferenceRequest:
     def exec(self) -> InferenceResponse:
         try:
             outputs = MODELS[self._model]({t.name(): t.as_numpy() for t in self._inputs})
+            return InferenceResponse([Tensor(name, outputs[name]) for name in self._wanted])
         except Exception as error:
             return InferenceResponse(error=TritonError(str(error)))
-        return InferenceResponse([Tensor(name, outputs[name]) for name in self._wanted])
 
 
 def request(inputs: Tensors, **options: Any) -> InferenceRequest:

@@ -445,6 +445,8 @@ def test_bad_parameters_are_refused() -> None:
 class Gated(ScriptedStep):
     """Every step waits for ``go``; ``entered`` says that one is waiting."""
 
+    error: Exception | None = None
+
     def __init__(self, slots: int = 2, k: int = 1) -> None:
         super().__init__(slots, k)
         self.go, self.entered = threading.Semaphore(0), threading.Semaphore(0)
@@ -452,6 +454,8 @@ class Gated(ScriptedStep):
     def step(self, slots: Sequence[int]) -> StepResult:
         self.entered.release()
         assert self.go.acquire(timeout=10)
+        if self.error is not None:
+            raise self.error
         return super().step(slots)
 
 
@@ -496,15 +500,26 @@ def test_many_threads_get_the_same_answers() -> None:
     assert stats.tokens == sum(len(ids) + 1 for ids in scripts)
 
 
-def test_an_idle_scheduler_does_not_spin() -> None:
-    with Scheduler(ScriptedStep(), max_queue=5) as scheduler:
+def test_an_idle_scheduler_sleeps_until_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[object] = []
+    scheduler = Scheduler(ScriptedStep(), max_queue=5)
+    original = scheduler._wake.wait
+
+    def wait(timeout: float | None = None) -> bool:
+        waits.append(timeout)
+        return original(timeout)
+
+    monkeypatch.setattr(scheduler._wake, "wait", wait)
+    with scheduler:
         client = Client(scheduler)
         client.ask("a", A)
         client.wait("a")
         before = time.process_time()
-        time.sleep(0.3)
-        assert time.process_time() - before < 0.02
-        client.ask("b", B)  # and wakes up
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.1
+        assert set(waits) == {None}, "it waits without a timeout"
+        assert len(waits) <= 2, "at the start and after the answer"
+        client.ask("b", B)
         client.wait("b")
 
 
@@ -530,8 +545,10 @@ def test_stop_answers_everything_left() -> None:
     check_books(scheduler)
 
 
-def test_stop_does_not_wait_for_ever_for_a_step() -> None:
+@pytest.mark.parametrize("error", [None, RuntimeError("connection lost")])
+def test_stop_does_not_wait_for_ever_for_a_step(error: Exception | None) -> None:
     step = Gated(slots=2)
+    step.error = error
     scheduler = Scheduler(step, max_queue=5)
     scheduler.start()
     client = Client(scheduler)

@@ -38,7 +38,7 @@ from hmer.recognizer import LocalRecognizer, Recognition
 from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
 from model_repository.server import EmbeddedServer
-from tests.e2e_fixtures import ANY_PORTS, need_embedded, serve
+from tests.e2e_fixtures import ANY_PORTS, SHIPPED, need_embedded, serve
 
 pytestmark = pytest.mark.e2e
 
@@ -307,6 +307,13 @@ def test_metrics_are_published(server: EmbeddedServer, inputs: list[bytes]) -> N
     values = metrics(server)
     assert values["hmer_decode_completed_total"] > 0
     assert values["hmer_decode_tokens_total"] >= values["hmer_decode_completed_total"]
+
+
+def test_shipped_weights(shipped_server: EmbeddedServer) -> None:
+    pictures = [p.read_bytes() for p in sorted((ROOT / "client" / "samples").glob("*.png"))[:4]]
+    with LocalRecognizer(SHIPPED) as local, Recognizer(shipped_server.endpoints.grpc) as served:
+        for data in pictures:
+            agree(local.recognize(data), served.recognize(data))
 
 
 def test_a_bundle_that_changes_before_loading(tiny_graphs: Bundle, tmp_path: Path) -> None:

@@ -231,6 +231,18 @@ def test_bls_and_in_process_agree(
     bls.finalize()
 
 
+def test_openvino_agrees(tiny_graphs: Bundle, decode: Any, features: list[Tensors]) -> None:
+    pytest.importorskip("openvino")
+    encoder = load_model(tiny_graphs, "encoder", target="openvino", threads="1")
+    other = load_model(tiny_graphs, "decode", target="openvino", max_tokens="40")
+    for seed, f in enumerate(features[:3]):
+        image, size = to_batch([load(png(seed), tiny_graphs.preprocess)])
+        encoded = encoder.execute([fake.request({"image": image, "size": size})])[0].arrays()
+        assert same(text(ask(other, encoded).result()), text(ask(decode, f).result()))
+    encoder.finalize()
+    other.finalize()
+
+
 def test_a_failing_bls_call_fails_its_requests(
     tiny_graphs: Bundle, features: list[Tensors]
 ) -> None:

@@ -215,6 +215,10 @@ def test_platforms() -> None:
 
 def test_no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    with pytest.raises(ServerSetupError, match=r"NumPy 1.*Python 3\.10 to 3\.12"):
+        embedded.find()
+    monkeypatch.setattr(sys, "version_info", (3, 12, 0))
     with pytest.raises(MissingDependency, match=r"pip install 'hmer\[serve\]'"):
         embedded.find()
 

@@ -15,7 +15,7 @@ from hmer import contract
 from hmer.decode import DecodeRequest, EncodedImage, Outcome, Scheduler, decode_all
 from hmer.errors import BadParameter, InferenceFailed
 from hmer.padded_rows import PaddedRows
-from hmer.slots import LADDER, SlotStep, split_encoded
+from hmer.slots import LADDER, LANES, SlotStep, lanes_for, split_encoded
 from hmer.vocab import EOS_ID, SOS_ID
 from tests.decode_fixtures import SIZES, NumpyDecoder, random_images
 
@@ -233,6 +233,11 @@ def test_wide_images_do_not_widen_the_narrow_ones() -> None:
     step.release(0)
     step.step([1, 3])
     assert len(run.feeds) == 4, "lanes without rows are not called"
+
+
+def test_lanes_suit_the_runtime() -> None:
+    assert lanes_for("onnxruntime") == LANES
+    assert lanes_for("openvino") == ()
 
 
 def test_a_broken_image_does_not_reach_its_neighbours_or_followers() -> None:

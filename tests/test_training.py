@@ -280,6 +280,38 @@ def test_a_run_killed_by_signal_9_goes_on(tmp_path: Path, pack: Path) -> None:
     assert bundle.details["training"]["step"] == before + 3
 
 
+def test_a_run_told_to_stop_saves_its_last_step(tmp_path: Path, pack: Path) -> None:
+    folder = tmp_path / "run"
+    more = ("--steps", "100000", "--save-every", "100000")
+    call = [sys.executable, "-m", "training", *command(pack, folder, *more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 60
+        metrics = folder / "metrics.jsonl"
+        while not (metrics.exists() and len(curve(folder)) >= 3) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = max(curve(folder))
+    assert f"saved at step {last}" in said
+    result = CliRunner().invoke(main, command(pack, folder, "--steps", str(last + 1), "--json"))
+    assert json.loads(result.stdout.splitlines()[-1])["step"] == last + 1
+
+
+def test_a_run_starts_from_a_checkpoint(tmp_path: Path, pack: Path) -> None:
+    runner = CliRunner()
+    first = runner.invoke(main, command(pack, tmp_path / "first", "--steps", "2"))
+    assert first.exit_code == 0, first.output
+    best = tmp_path / "first" / "best"
+    more = ("--steps", "1", "--learning-rate", "0", "--init-from", str(best))
+    second = runner.invoke(main, command(pack, tmp_path / "second", *more))
+    assert second.exit_code == 0, second.output
+    before, after = (load_checkpoint(folder)[1] for folder in (best, tmp_path / "second" / "best"))
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(new, old, atol=1e-3, rtol=1e-3, msg=name)
+
+
 def test_eval_scores_a_checkpoint(tmp_path: Path, pack: Path) -> None:
     runner = CliRunner()
     made = runner.invoke(main, command(pack, tmp_path / "run", "--steps", "2"))

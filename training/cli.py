@@ -15,17 +15,10 @@ import click
 from tqdm import tqdm
 
 from hmer.console import progress, sentences
-from hmer.errors import BadParameter, MissingDependency
-from hmer.preprocess import PreprocessSettings
+from hmer.errors import MissingDependency
 
 if TYPE_CHECKING:
     from training.train import Report, Trainer
-
-PACK = "train.jsonl.gz"
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop."""
 
 
 @click.group()
@@ -37,10 +30,6 @@ def main() -> None:
     hmer-train train --data ../shared/crohme --save-dir runs/first
     hmer-train eval runs/first/best --data ../shared/crohme/test_2014.jsonl.gz
     """
-
-
-def _pack(data: Path) -> Path:
-    return data / PACK if data.is_dir() else data
 
 
 def _need_torch() -> None:
@@ -66,13 +55,18 @@ Examples:
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help=f"A stroke pack (JSON lines), or a folder with {PACK}.",
+    help="A stroke pack (JSON lines), or a folder with train.jsonl.gz.",
 )
 @click.option(
     "--save-dir",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     help="Where the run lives. A run that is there goes on at its next step.",
+)
+@click.option(
+    "--init-from",
+    type=click.Path(path_type=Path),
+    help="Start a new run from the weights, vocabulary and sizes of this checkpoint.",
 )
 @click.option("--steps", default=8000, show_default=True, help="Optimiser steps in all.")
 @click.option("--learning-rate", default=1e-3, show_default=True, help="AdamW's, at its plateau.")
@@ -105,21 +99,18 @@ def train(**options: Any) -> None:
     SAVE_DIR/state.safetensors (to go on from) and SAVE_DIR/metrics.jsonl.
     """
     _need_torch()
-    trainer = _trainer(options)
+    from training.build import build_trainer
+
+    trainer = build_trainer(options)
     folder = options["save_dir"]
     if trainer.progress.step:
         click.echo(f"Going on at step {trainer.progress.step + 1}.", err=True)
-    stopped = False
-    with _bar(trainer) as bar, _signals():
+    with _bar(trainer) as bar, _stopping(trainer):
         trainer.listener = lambda report: _show(bar, report)
-        try:
-            trainer.run()
-        except (KeyboardInterrupt, Stopped):
-            stopped = True
-    if stopped:
-        # The step that was interrupted may be half applied, so the last saved state stands.
+        trainer.run()
+    if trainer.stopping:
         click.echo(
-            f"Stopped. {folder} holds the run as of its last save; the same command goes on.",
+            f"Stopped and saved at step {trainer.progress.step}; the same command goes on.",
             err=True,
         )
         sys.exit(130)
@@ -138,63 +129,6 @@ def train(**options: Any) -> None:
             f"on {len(trainer.held_out)} held-out expressions at step "
             f"{trainer.progress.best_step}; the checkpoint is {folder / 'best'}."
         )
-
-
-def _trainer(options: dict[str, Any]) -> Trainer:
-    import torch
-
-    from hmer.vocab import Vocabulary
-    from training.augment import AugmentSettings
-    from training.data import read_pack, split_by_writer_and_label
-    from training.network import NetworkConfig
-    from training.train import Trainer, TrainSettings
-
-    if options["threads"]:
-        torch.set_num_threads(options["threads"])
-    examples = read_pack(_pack(options["data"]))
-    split = split_by_writer_and_label(examples, options["held_out"], options["seed"])
-    vocabulary = Vocabulary.from_labels(example.tokens for example in examples)
-    network = NetworkConfig(
-        len(vocabulary),
-        widths=_integers(options["widths"], "--widths", 4),  # type: ignore[arg-type]
-        strides=_integers(options["strides"], "--strides", 5),  # type: ignore[arg-type]
-        drop_attention=options["drop_attention"],
-    )
-    if network.features % 4:
-        raise BadParameter("The last of --widths must be a multiple of 4: the position "
-                           "embedding has a sine and a cosine for each axis.")  # fmt: skip
-    settings = TrainSettings(
-        steps=options["steps"],
-        learning_rate=options["learning_rate"],
-        decay_share=options["decay_share"],
-        pixels=options["pixels"],
-        limit=options["batch_size"],
-        seed=options["seed"],
-        evaluate_every=options["evaluate_every"],
-        save_every=options["save_every"],
-        patience=options["patience"],
-    )
-    options["save_dir"].mkdir(parents=True, exist_ok=True)
-    return Trainer(
-        options["save_dir"],
-        split.train,
-        split.held_out,
-        vocabulary,
-        network,
-        PreprocessSettings(symbol_height=options["symbol_height"], multiple=network.stride),
-        settings,
-        AugmentSettings(),
-    )
-
-
-def _integers(text: str, option: str, count: int) -> tuple[int, ...]:
-    try:
-        values = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != count or min(values) < 1:
-        raise BadParameter(f"{option} must be {count} positive whole numbers, separated by commas.")
-    return values
 
 
 @contextmanager
@@ -224,15 +158,20 @@ def _show(bar: tqdm[Any], report: Report) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped
+def _stopping(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM let the step end and the state be saved; a second one is abrupt."""
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if trainer.stopping:
+            raise KeyboardInterrupt
+        trainer.stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 EVAL_EXAMPLE = """
@@ -267,11 +206,11 @@ def evaluate(
     from hmer.score import compare, summarise
     from training.augment import AugmentSettings
     from training.checkpoint import load_checkpoint
-    from training.data import Renderer, read_pack
+    from training.data import Renderer, pack_of, read_pack
     from training.evaluate import predict
 
     bundle, model = load_checkpoint(checkpoint)
-    examples = read_pack(_pack(data), label)[:limit]
+    examples = read_pack(pack_of(data), label)[:limit]
     renderer = Renderer(bundle.vocabulary, bundle.preprocess, AugmentSettings())
     scored = []
     for example, prediction in progress(

@@ -32,6 +32,7 @@ from training.augment import AugmentSettings, Drawn, augment
 
 # Tokens drawn with the ink of another symbol: a fraction bar is segmented as a minus.
 DRAWN_AS = {"\\frac": ("-",), "\\cdot": (".", "\\cdot"), "\\cdots": ("\\ldots", "\\cdots")}
+PACK = "train.jsonl.gz"  # what a data folder is expected to hold
 STRUCTURE = frozenset({"_", "^", "{", "}"})  # tokens without ink of their own
 
 
@@ -44,6 +45,11 @@ class Example:
     tokens: tuple[str, ...]
     strokes: list[ink.Stroke]
     segments: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+def pack_of(data: Path) -> Path:
+    """The stroke pack that ``data`` names: a file, or a folder that holds one."""
+    return data / PACK if data.is_dir() else data
 
 
 def read_pack(path: Path, label: str = "norm") -> list[Example]:

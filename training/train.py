@@ -58,7 +58,13 @@ class TrainSettings:
     save_every: int = 200
     held_out_limit: int = 300
     patience: int = 0  # evaluations without a better score before stopping; 0: never
-    curriculum: tuple[tuple[int, float], ...] = ((8, 0.75), (16, 0.85))
+    curriculum: tuple[tuple[int, float], ...] = (
+        (8, 0.8),
+        (16, 0.8),
+        (32, 0.8),
+        (999, 0.85),
+        (999, 0.85),
+    )
 
 
 @dataclass
@@ -102,10 +108,13 @@ class Trainer:
         settings: TrainSettings,
         augmentation: AugmentSettings,
         listener: Callable[[Report], None] = lambda report: None,
+        initial: Recogniser | None = None,
     ) -> None:
+        """``initial`` gives the weights that a new run starts from; a resumed one has its own."""
         if not train:
             raise DatasetError("There is nothing to train on: the data holds no example.")
         self.folder, self.settings, self.listener = folder, settings, listener
+        self.stopping = False  # set it from anywhere: the run saves after its step and returns
         self.train, self.vocabulary = list(train), vocabulary
         self.held_out = list(held_out)[: settings.held_out_limit]
         self.renderer = Renderer(vocabulary, preprocess, augmentation)
@@ -113,6 +122,8 @@ class Trainer:
         self.lengths = [len(example.tokens) for example in train]
         torch.manual_seed(settings.seed)
         self.model = Recogniser(network)
+        if initial is not None:
+            self.model.load_state_dict(initial.state_dict())
         # Convolutions are half as fast again with the channels last.
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = losses.SymbolHead(network.features, len(vocabulary))
@@ -166,7 +177,7 @@ class Trainer:
                     since = time.monotonic()
                 if done % self.settings.save_every == 0 or last:
                     self.save()
-                if last or self._out_of_patience():
+                if last or self.stopping or self._out_of_patience():
                     self.save()
                     return self.progress
         return self.progress
