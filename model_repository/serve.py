@@ -162,7 +162,11 @@ def _wait(
     models = server.repository.models
     hidden = not sys.stderr.isatty() or follower is not None
     with click.progressbar(
-        length=len(models), label="Loading models", file=sys.stderr, hidden=hidden
+        length=len(models),
+        label="Loading models",
+        file=sys.stderr,
+        hidden=hidden,
+        show_eta=False,
     ) as bar:
 
         def progress(loaded: set[str]) -> bool:

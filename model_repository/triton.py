@@ -19,6 +19,7 @@ from hmer.errors import (
     InferenceFailed,
     InputError,
     Overloaded,
+    ServerUnavailable,
 )
 from hmer.serving import P, from_strings
 
@@ -54,7 +55,7 @@ def _code(error: HmerError) -> Any:
     codes = pb_utils.TritonError
     if isinstance(error, InputError):
         return codes.INVALID_ARG
-    if isinstance(error, (Overloaded, DeadlineExceeded)):
+    if isinstance(error, (Overloaded, DeadlineExceeded, ServerUnavailable)):
         return codes.UNAVAILABLE
     if isinstance(error, Cancelled):
         return codes.CANCELLED

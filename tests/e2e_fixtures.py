@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from export.config import RepositoryOptions
 from export.repository import assemble
-from hmer.bundle import GRAPHS, Bundle, load_bundle
+from hmer.bundle import Bundle
 from hmer.errors import HmerError
 from model_repository import embedded
 from model_repository.endpoints import Endpoints
@@ -24,9 +23,6 @@ SHIPPED = Path(__file__).resolve().parents[1] / "hmer" / "pretrained"
 @pytest.fixture(scope="session")
 def tiny_graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The exported tiny network of ``tests.tiny``."""
-    # For development: a folder that keeps it from run to run.
-    if kept := os.environ.get("HMER_TEST_GRAPHS"):
-        return load_bundle(kept, GRAPHS)
     from tests.tiny import make_graphs
 
     return make_graphs(tmp_path_factory.mktemp("tiny") / "graphs")

@@ -281,13 +281,14 @@ def test_too_many_are_refused_and_the_others_answered(
     bls_server: EmbeddedServer, endless: bytes, inputs: list[bytes], expected: list[Recognition]
 ) -> None:
     raw = Raw(bls_server)
+    features = raw.features(endless)
     outcomes: list[str] = []
 
     def ask() -> None:
         try:
-            raw.recognize([endless], timeout=1_500_000)
-        except HmerError as error:
-            outcomes.append(error.code)
+            raw.client.infer("decode", features, timeout=1_500_000)
+        except raw.grpc.InferenceServerException as error:
+            outcomes.append(from_wire(error.message()).code)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:

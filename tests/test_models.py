@@ -28,6 +28,7 @@ from hmer.errors import (
     HmerError,
     InferenceFailed,
     Overloaded,
+    ServerUnavailable,
     UnreadableImage,
     VocabularyMismatch,
     from_wire,
@@ -239,8 +240,9 @@ def test_openvino_agrees(tiny_graphs: Bundle, decode: Any, features: list[Tensor
         image, size = to_batch([load(png(seed), tiny_graphs.preprocess)])
         encoded = encoder.execute([fake.request({"image": image, "size": size})])[0].arrays()
         assert same(text(ask(other, encoded).result()), text(ask(decode, f).result()))
-    encoder.finalize()
+    # Last in, first out: OpenVINO's cores put back each other's signal stacks.
     other.finalize()
+    encoder.finalize()
 
 
 def test_a_failing_bls_call_fails_its_requests(
@@ -251,6 +253,14 @@ def test_a_failing_bls_call_fails_its_requests(
     error = error_of(ask(bls, features[0]).result())
     assert isinstance(error, InferenceFailed)
     assert "decoder_step" in str(error)
+
+    def not_ready(feeds: Tensors) -> Tensors:
+        raise RuntimeError("Model decoder_step - Error when running inference: Server not ready")
+
+    fake.MODELS["decoder_step"] = not_ready
+    response = ask(bls, features[0]).result()
+    assert isinstance(error_of(response), ServerUnavailable)
+    assert response.failure().code() == fake.TritonError.UNAVAILABLE
     del fake.MODELS["decoder_step"]
     bls.finalize()
 

@@ -9,8 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -338,25 +336,53 @@ def test_a_server_that_ends_by_itself(
     assert f"ended by itself (exit code 3). Its log: {log}" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# The command with the stand-in for Triton, as a process of its own.
+COMMAND = """
+import sys
+from pathlib import Path
+from model_repository import embedded, serve
+
+folder = Path(sys.argv.pop(1))
+embedded.find = lambda: embedded.EmbeddedTriton(
+    folder / "tritonserver", folder / "python", folder / "stub", (), Path(sys.executable).parent
+)
+serve.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("options", [(), ("--json",), ("--verbose",)])
 def test_signals_stop_it(
-    repository: Repository, fake_triton: None, number: signal.Signals, options: tuple[str, ...]
+    repository: Repository,
+    fake_triton: None,
+    tmp_path: Path,
+    number: signal.Signals,
+    options: tuple[str, ...],
 ) -> None:
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), number))
-    timer.start()
-    before = signal.getsignal(number)
-    began = time.monotonic()
-    code, output, errors = run_main("--repository", str(repository.folder), *ZERO, *options)
-    assert code == 0
-    assert 1 < time.monotonic() - began < 10
-    assert signal.getsignal(number) is before
+    arguments = [str(tmp_path / "triton"), "--repository", str(repository.folder), *ZERO, *options]
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        output = ""
+        while process.poll() is None and not output.endswith(("}\n", "stops the server.\n")):
+            output += process.stdout.readline()
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert rest == ""
+    assert "Traceback" not in errors
     if options == ("--json",):
         document = json.loads(output)
         assert document["models"] == sorted(document["models"])
         assert not alive(document["pid"])
         assert errors == ""
     else:
+        assert output.startswith("Ready after")
         assert "gRPC" in output
         assert ("successfully loaded" in errors) == (options == ("--verbose",))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hmer import contract
 from hmer.decode import DecodeRequest, EncodedImage, Outcome, Scheduler
-from hmer.errors import BadParameter, HmerError, InferenceFailed
+from hmer.errors import BadParameter, HmerError, InferenceFailed, ServerUnavailable
 from hmer.recognizer import answer
 from hmer.slots import split_encoded
 from hmer.vocab import Vocabulary
@@ -156,6 +156,13 @@ def enqueue(request: Request, scheduler: Scheduler, vocabulary: Vocabulary, limi
         )
 
 
+def _call_failure(model: str, reason: str) -> HmerError:
+    # A server that shuts down refuses calls between its models, while requests are under way.
+    if "Server not ready" in reason:
+        return ServerUnavailable("The server is shutting down. Send the request to another one.")
+    return InferenceFailed(f"The model {model} failed: {reason}. The server's log says more.")
+
+
 class BlsRunner:
     """Runs one graph by calling the served model of that name (business logic scripting).
 
@@ -167,7 +174,7 @@ class BlsRunner:
         self._outputs = [tensor.name for tensor in spec.outputs]
 
     def __call__(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Outputs by name. Raises ``InferenceFailed``."""
+        """Outputs by name. Raises ``InferenceFailed`` or ``ServerUnavailable``."""
         call = pb_utils.InferenceRequest(
             model_name=self._model,
             requested_output_names=self._outputs,
@@ -178,10 +185,7 @@ class BlsRunner:
         )
         result = call.exec()
         if result.has_error():
-            raise InferenceFailed(
-                f"The model {self._model} failed: {result.error().message()} The server's log "
-                "says more."
-            )
+            raise _call_failure(self._model, str(result.error().message()))
         # Copies: the arrays lie in memory of the response, which goes.
         return {
             name: pb_utils.get_output_tensor_by_name(result, name).as_numpy().copy()
