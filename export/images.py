@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from hmer import ink
 from hmer.errors import ExportError, HmerError
 from hmer.preprocess import PreprocessSettings, load, preprocess
-from training.data import Example, read_pack, split_by_writer_and_label
+from training.data import Example, pack_of, read_pack, split_by_writer_and_label
 
 Images = dict[str, NDArray[np.uint8]]
 
 SAMPLES = Path(__file__).resolve().parent.parent / "client" / "samples"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".inkml")
-PACK = "train.jsonl.gz"  # its held-out part is compared on
 
 
 def gather(
@@ -34,8 +33,7 @@ def gather(
     if folder is not None and not found:
         raise ExportError(f"There are no pictures or ink files in {folder}.")
     if data is not None:
-        pack = data / PACK if data.is_dir() else data
-        held_out = split_by_writer_and_label(read_pack(pack)).held_out
+        held_out = split_by_writer_and_label(read_pack(pack_of(data))).held_out
         for example in _spread(held_out, limit):
             found[example.name] = preprocess(ink.render(example.strokes), settings)
     return found

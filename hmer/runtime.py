@@ -12,6 +12,7 @@ in fp32 or, where the CPU has units for it, in bf16.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,19 @@ class OnnxRuntimeRunner(_Runner):
         self._session = None
 
 
+@functools.cache
+def _core() -> Any:
+    """The process's one OpenVINO core, never closed.
+
+    Each core installs a signal stack and restores the one before it when it goes: cores
+    closed in another order than last in, first out leave a dangling one, and the next signal
+    ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoRunner(_Runner):
     """A graph in OpenVINO's CPU plugin; ``precision`` is fp32 or bf16.
 
@@ -193,12 +207,11 @@ class OpenVinoRunner(_Runner):
             "ENABLE_CPU_PINNING": "NO",
         }
         try:
-            import openvino
+            core = _core()
         except ImportError as error:
             raise _missing(OPENVINO, error) from error
         self._lock = threading.Lock()
         try:
-            core = openvino.Core()
             model = core.read_model(str(self._path))
             compiled = core.compile_model(model, "CPU", config)
             self._request: Any = compiled.create_infer_request()

@@ -15,7 +15,7 @@ from hmer.decode import Scheduler
 from hmer.errors import BadParameter, HmerError
 from hmer.runtime import open_runner
 from hmer.serving import BLS, IN_PROCESS, DecodeParameters
-from hmer.slots import SlotStep
+from hmer.slots import SlotStep, lanes_for
 from hmer.vocab import Vocabulary
 from model_repository.decode.adapter import BlsRunner, enqueue
 from model_repository.decode.metrics import DecodeMetrics
@@ -50,7 +50,8 @@ class TritonPythonModel:
     def _step(self, parameters: DecodeParameters, bundle: Bundle) -> SlotStep:
         if parameters.step == BLS:
             run = BlsRunner(contract.models(bundle.sizes)[contract.DECODER_STEP])
-            return SlotStep(run, bundle.sizes, parameters.slots)
+            # Every call is a trip through the server: one batch, not several.
+            return SlotStep(run, bundle.sizes, parameters.slots, lanes=())
         if parameters.step != IN_PROCESS:
             raise BadParameter(f"The step is {IN_PROCESS} or {BLS}, not {parameters.step}.")
         runner = self._resources.enter_context(
@@ -61,7 +62,9 @@ class TritonPythonModel:
                 precision=parameters.precision,
             )
         )
-        return SlotStep(runner.infer, bundle.sizes, parameters.slots)
+        return SlotStep(
+            runner.infer, bundle.sizes, parameters.slots, lanes=lanes_for(parameters.target)
+        )
 
     def execute(self, requests: list[Request]) -> None:
         """Enqueue; the responses go out from the decoding thread."""
