@@ -47,4 +47,4 @@ until "$bin/hmer-client" health --url "127.0.0.1:$2" >/dev/null 2>&1; do
 done
 
 "$bin/hmer-client" recognize client/samples/*.png client/samples/*.jpg client/samples/*.inkml \
-    --url "127.0.0.1:$2" --table --expect client/samples/samples.json
+    --url "127.0.0.1:$2" --concurrency 1 --table --expect client/samples/samples.json

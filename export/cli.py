@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,8 @@ import click
 from export.repository_cli import repository
 from hmer import __version__
 from hmer.bundle import CHECKPOINT, load_bundle
-from hmer.errors import HmerError, MissingDependency
+from hmer.console import sentences
+from hmer.errors import MissingDependency
 
 if TYPE_CHECKING:
     from export.onnx_export import Exported
@@ -48,20 +48,6 @@ def main() -> None:
 
 
 main.add_command(repository)
-
-
-def _answering(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn an ``HmerError`` into a sentence on stderr and exit code 1."""
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except HmerError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-
-    return wrapped
 
 
 def _compared_on(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +91,7 @@ def _compared_on(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--force", is_flag=True, help="Replace the exported bundle that is there.")
 @_compared_on
-@_answering
+@sentences
 def onnx(
     checkpoint: Path,
     output: Path,
@@ -151,7 +137,7 @@ def onnx(
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_compared_on
-@_answering
+@sentences
 def verify(
     checkpoint: Path,
     bundle: Path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ from export.config import (
     RepositoryOptions,
 )
 from export.repository import assemble
-from hmer.errors import HmerError
+from hmer.console import sentences
 from hmer.serving import BLS, IN_PROCESS
 
 EXAMPLE = """
@@ -110,6 +109,7 @@ Examples:
 )
 @click.option("--force", is_flag=True, help="Replace the repository that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@sentences
 def repository(
     bundle: Path,
     output: Path,
@@ -127,14 +127,10 @@ def repository(
     as_json: bool,
 ) -> None:
     """Assemble a Triton model repository from the exported BUNDLE (hmer-export onnx)."""
-    try:
-        options = RepositoryOptions(
-            host, target, step, precision, threads, slots, max_queue, max_tokens, preprocessors
-        )
-        result = assemble(bundle, output, options, engines=engines, force=force)
-    except HmerError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    options = RepositoryOptions(
+        host, target, step, precision, threads, slots, max_queue, max_tokens, preprocessors
+    )
+    result = assemble(bundle, output, options, engines=engines, force=force)
     for path in result.missing:
         click.echo(
             f"warning: {path} is still missing. Build it from the graph in {output / 'bundle'} "
