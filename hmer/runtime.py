@@ -13,6 +13,7 @@ in fp32 or, where the CPU has units for it, in bf16.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -207,9 +208,10 @@ class OpenVinoRunner(_Runner):
             "ENABLE_CPU_PINNING": "NO",
         }
         try:
-            core = _core()
+            importlib.import_module("openvino")
         except ImportError as error:
             raise _missing(OPENVINO, error) from error
+        core = _core()
         self._lock = threading.Lock()
         try:
             model = core.read_model(str(self._path))

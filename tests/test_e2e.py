@@ -35,6 +35,7 @@ from hmer.errors import (
     from_wire,
 )
 from hmer.recognizer import LocalRecognizer, Recognition
+from hmer.score import compare
 from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
 from model_repository.server import EmbeddedServer
@@ -315,6 +316,21 @@ def test_shipped_weights(shipped_server: EmbeddedServer) -> None:
     with LocalRecognizer(SHIPPED) as local, Recognizer(shipped_server.endpoints.grpc) as served:
         for data in pictures:
             agree(local.recognize(data), served.recognize(data))
+
+
+def test_the_shipped_weights_read_most_samples(shipped_server: EmbeddedServer) -> None:
+    folder = ROOT / "client" / "samples"
+    entries = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    truths = {file: entry["tokens"] for entry in entries for file in entry["files"]}
+    with Recognizer(shipped_server.endpoints.grpc) as recognizer:
+        answers = recognizer.recognize_many([folder / name for name in truths])
+        scored = [
+            compare(name, truth, None if isinstance(answer, HmerError) else answer.tokens)
+            for (name, truth), answer in zip(truths.items(), answers, strict=True)
+        ]
+    wrong = [item.id for item in scored if not item.correct]
+    assert len(scored) >= 24
+    assert len(wrong) <= len(scored) // 5, wrong
 
 
 def test_a_bundle_that_changes_before_loading(tiny_graphs: Bundle, tmp_path: Path) -> None:
