@@ -40,7 +40,7 @@ from training.train import Trainer, TrainSettings, learning_rate
 SETTINGS = PreprocessSettings(symbol_height=20, multiple=16)
 VOCABULARY = Vocabulary(sorted(SHAPES))
 NETWORK = NetworkConfig(
-    len(VOCABULARY), (4, 4, 8, 8), (2, 2, 2, 2, 1), attention=8, hidden=12, embedding=4
+    len(VOCABULARY), (16, 16, 16, 16), (2, 2, 2, 2, 1), attention=8, hidden=12, embedding=4
 )
 SHORT = TrainSettings(
     steps=8, pixels=40_000, limit=6, evaluate_every=4, save_every=4, warmup=2, curriculum=()

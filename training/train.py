@@ -124,8 +124,10 @@ class Trainer:
         self.model = Recogniser(network)
         if initial is not None:
             self.model.load_state_dict(initial.state_dict())
-        # Convolutions are half as fast again with the channels last.
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Convolutions are half as fast again with the channels last. With fewer than 16 channels
+        # PyTorch 2.13 (oneDNN) then writes outside its buffers on two threads: heap corruption.
+        if all(width % 16 == 0 for width in network.widths):
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head = losses.SymbolHead(network.features, len(vocabulary))
         self.drawn_as = losses.drawn_as_matrix(vocabulary)
         self.average = Average(self.model, settings.average)
