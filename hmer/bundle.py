@@ -7,6 +7,7 @@
     FOLDER/model.safetensors  kind "checkpoint": weights to train on or to export
     FOLDER/encoder.onnx       kind "graphs": what a runtime loads
     FOLDER/decoder_step.onnx
+    FOLDER/decoder_beam.onnx  if the bundle can search with beams
 
 Every loader goes through ``load_bundle``, which refuses what does not fit with a sentence
 that says what to do.
@@ -32,12 +33,16 @@ BUNDLE_FILE = "bundle.json"
 FORMAT = "hmer-bundle"
 CHECKPOINT, GRAPHS = "checkpoint", "graphs"
 WEIGHTS_FILE = "model.safetensors"
-ENCODER_FILE, STEP_FILE = "encoder.onnx", "decoder_step.onnx"
+ENCODER_FILE, STEP_FILE, BEAM_FILE = "encoder.onnx", "decoder_step.onnx", "decoder_beam.onnx"
 
 
 @dataclass
 class Bundle:
-    """A verified bundle. ``details`` holds what the maker wants to tell (training, export)."""
+    """A verified bundle. ``details`` holds what the maker wants to tell (training, export).
+
+    Of graphs: ``k`` tokens a call of ``decoder_step``, ``beam`` candidates a call of
+    ``decoder_beam`` (0: that graph is not there), ``precision`` that they compute in.
+    """
 
     folder: Path
     kind: str
@@ -45,6 +50,8 @@ class Bundle:
     preprocess: PreprocessSettings
     network: dict[str, Any]
     k: int = 1
+    beam: int = 0
+    precision: str = "fp32"
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -60,6 +67,7 @@ class Bundle:
             hidden=int(self.network["hidden"]),
             stride=stride,
             k=self.k,
+            beam=self.beam,
         )
 
     def file(self, name: str) -> Path:
@@ -87,6 +95,8 @@ def save_bundle(bundle: Bundle, files: Iterable[str]) -> None:
         "hmer": __version__,
         "kind": bundle.kind,
         "k": bundle.k,
+        "beam": bundle.beam,
+        "precision": bundle.precision,
         "vocabulary": bundle.vocabulary.to_dict(),
         "preprocess": bundle.preprocess.to_dict(),
         "network": bundle.network,
@@ -131,6 +141,8 @@ def load_bundle(folder: str | Path, kind: str | None = None) -> Bundle:
             preprocess=PreprocessSettings.from_dict(document["preprocess"]),
             network=dict(document["network"]),
             k=int(document["k"]),
+            beam=int(document.get("beam", 0)),
+            precision=str(document.get("precision", "fp32")),
             details=dict(document.get("details", {})),
         )
         files = {str(name): dict(entry) for name, entry in document["files"].items()}

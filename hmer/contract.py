@@ -12,11 +12,12 @@ from dataclasses import dataclass
 CONTRACT_VERSION = 1
 
 # The served models.
-RECOGNIZE, PREPROCESS, ENCODER, DECODER_STEP, DECODE = (
+RECOGNIZE, PREPROCESS, ENCODER, DECODER_STEP, DECODER_BEAM, DECODE = (
     "recognize",
     "preprocess",
     "encoder",
     "decoder_step",
+    "decoder_beam",
     "decode",
 )
 
@@ -56,6 +57,7 @@ class Sizes:
     hidden: int  # U
     stride: int  # pixels between feature positions
     k: int = 1  # tokens a call of decoder_step
+    beam: int = 0  # candidates a call of decoder_beam; 0: there is no such graph
 
     @property
     def state(self) -> int:
@@ -79,7 +81,10 @@ ALTERNATIVES = TensorSpec("alternatives", "bytes", (1,))
 
 
 def models(sizes: Sizes) -> dict[str, ModelSpec]:
-    """The interface of every served model for a network of these ``sizes``."""
+    """The interface of every served model for a network of these ``sizes``.
+
+    ``decoder_beam`` is among them if ``sizes.beam`` is not 0.
+    """
     h, w = "feature_height", "feature_width"
     values = TensorSpec("values", "float32", (h, w, 2 * sizes.features))  # f, then f + q
     keys = TensorSpec("keys", "float32", (h, w, sizes.attention))  # W_f f + W_q q
@@ -105,4 +110,23 @@ def models(sizes: Sizes) -> dict[str, ModelSpec]:
         ),
         ModelSpec(DECODE, encoded, answer),
     )
+    if sizes.beam:
+        # One step with the best candidates of every row, for beam search. A row first takes
+        # state and coverage of the row `parent` of the same call, so hypotheses are reordered
+        # inside the graph. Attention over the image is `next_coverage` less the parent's.
+        specs += (
+            ModelSpec(
+                DECODER_BEAM,
+                (
+                    *(values, keys, FEATURE_SIZE, TensorSpec("token", "int32", (1,))),
+                    *(TensorSpec("parent", "int32", (1,)), state, coverage),
+                ),
+                (
+                    TensorSpec("candidates", "int32", (sizes.beam,)),  # best first
+                    TensorSpec("scores", "float32", (sizes.beam,)),  # log-probabilities
+                    TensorSpec("next_state", "float32", state.dims),
+                    TensorSpec("next_coverage", "float32", coverage.dims),
+                ),
+            ),
+        )
     return {spec.name: spec for spec in specs}
