@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hmer.ink import Stroke
 from hmer.latex import is_valid
 from training.cutting import find_cuts, join, matches
 from training.data import Example, read_pack
-from training.recombine import KINDS, Recombiner, RecombineSettings, fit
+from training.recombine import KINDS, Recombiner, RecombineSettings, fit, recombination
 
 OFF = RecombineSettings(cross=0, rename=0, swap=0, scale=0, shift=0)
 
@@ -153,3 +155,11 @@ def test_real_expressions_stay_consistent(crohme: object) -> None:
         assert is_valid(drawn.tokens), (example.name, drawn.tokens)
         new += drawn.tokens != example.tokens
     assert new > 100
+
+
+def test_it_travels_to_other_processes() -> None:
+    make = pickle.loads(pickle.dumps(partial(recombination, RecombineSettings())))
+    there = make([SUM, POWER])(SUM, np.random.default_rng(3))
+    assert there.tokens == Recombiner([SUM, POWER], RecombineSettings()).draw(
+        SUM, np.random.default_rng(3)
+    ).tokens  # fmt: skip

@@ -1,344 +1,232 @@
-"""Training: data, split, rendering, losses, and a run that survives being killed."""
+"""A run: resumed to the step, extended, bounded in time, on any device and with any workers."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from hmer import ink
-from hmer.errors import DatasetError
-from hmer.preprocess import PreprocessSettings, load, size_class
-from hmer.vocab import PAD_ID, Vocabulary
-from tests.handwriting import SHAPES, write_pack
-from training import losses
-from training.augment import AugmentSettings, augment
-from training.checkpoint import load_checkpoint
-from training.cli import main
-from training.data import (
-    Example,
-    Renderer,
-    collate,
-    estimate_size,
-    plan_epoch,
-    read_pack,
-    split_by_writer_and_label,
-)
+from hmer.errors import BadParameter, DatasetError
+from tests.training_fixtures import NETWORK, SHORT, curve, settings, trainer
+from training import schedule
+from training.device import autocast_type, find_device
 from training.network import NetworkConfig
-from training.train import Trainer, TrainSettings, learning_rate
-
-SETTINGS = PreprocessSettings(symbol_height=20, multiple=16)
-VOCABULARY = Vocabulary(sorted(SHAPES))
-NETWORK = NetworkConfig(
-    len(VOCABULARY), (16, 16, 16, 16), (2, 2, 2, 2, 1), attention=8, hidden=12, embedding=4
-)
-SHORT = TrainSettings(
-    steps=8, pixels=40_000, limit=6, evaluate_every=4, save_every=4, warmup=2, curriculum=()
-)
+from training.train import Report, Trainer, TrainSettings, learning_rate
 
 
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pack(tmp_path_factory.mktemp("data") / "train.jsonl", 32)
+class Killed(Exception):
+    """Instead of a signal: leaves the run where it is."""
 
 
-@pytest.fixture(scope="module")
-def examples(pack: Path) -> list[Example]:
-    return read_pack(pack)
+def killed_at(step: int, run: Trainer) -> None:
+    def listen(report: Report) -> None:
+        if run.progress.step == step:
+            raise Killed
 
-
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer(VOCABULARY, SETTINGS, AugmentSettings())
-
-
-def trainer(folder: Path, examples: list[Example], settings: TrainSettings = SHORT) -> Trainer:
-    folder.mkdir(exist_ok=True)
-    return Trainer(
-        folder, examples[4:], examples[:4], VOCABULARY, NETWORK, SETTINGS, settings,
-        AugmentSettings(),
-    )  # fmt: skip
-
-
-def test_training_and_serving_see_the_same_bits(
-    examples: list[Example], renderer: Renderer
-) -> None:
-    for example in examples:
-        data = json.dumps([stroke.tolist() for stroke in example.strokes]).encode()
-        assert np.array_equal(renderer.plain(example), load(data, SETTINGS))
-
-
-def test_training_and_serving_see_the_same_bits_of_crohme(crohme: Path) -> None:
-    found = read_pack(crohme / "test_2014.jsonl.gz")[:40]
-    renderer = Renderer(VOCABULARY, SETTINGS, AugmentSettings())
-    for example in found:
-        data = json.dumps([stroke.tolist() for stroke in example.strokes]).encode()
-        assert np.array_equal(renderer.plain(example), load(data, SETTINGS))
-
-
-def test_held_out_shares_neither_writer_nor_label(crohme: Path) -> None:
-    examples = read_pack(crohme / "train.jsonl.gz")
-    split = split_by_writer_and_label(examples)
-    assert 100 < len(split.held_out) < 600
-    assert len(split.train) > 0.9 * len(examples)
-    assert not {e.writer for e in split.train} & {e.writer for e in split.held_out}
-    assert not {e.tokens for e in split.train} & {e.tokens for e in split.held_out}
-    again = split_by_writer_and_label(list(reversed(examples)))
-    assert {e.name for e in again.held_out} == {e.name for e in split.held_out}
-
-
-def test_augmentation_is_seeded_and_keeps_strokes(examples: list[Example]) -> None:
-    placed = ink.place(examples[0].strokes)
-    one, same, other = (
-        augment(placed, AugmentSettings(), np.random.default_rng(seed), 48.0) for seed in (1, 1, 2)
-    )
-    assert [len(s) for s in one.strokes] == [len(s) for s in placed]
-    assert all(np.array_equal(a, b) for a, b in zip(one.strokes, same.strokes, strict=True))
-    assert any(not np.array_equal(a, b) for a, b in zip(one.strokes, other.strokes, strict=True))
-
-
-def test_cells_lie_where_the_ink_is(examples: list[Example], renderer: Renderer) -> None:
-    for index, example in enumerate(examples):
-        sample = renderer.render(example, np.random.default_rng(index))
-        ids = set(VOCABULARY.encode(example.tokens))
-        assert set(sample.cells[:, 0].tolist()) == ids
-        inked = np.zeros(tuple(n // 16 for n in sample.image.shape), bool)
-        inked[sample.cells[:, 1], sample.cells[:, 2]] = True
-        blocks = sample.image.reshape(inked.shape[0], 16, inked.shape[1], 16).max(axis=(1, 3))
-        # A line's own width may reach into a neighbouring cell, no further.
-        near = np.zeros_like(np.pad(inked, 1))
-        for down in range(3):
-            for right in range(3):
-                near[down : down + inked.shape[0], right : right + inked.shape[1]] |= inked
-        assert not ((blocks > 100) & ~near[1:-1, 1:-1]).any()
-        assert (inked & (blocks < 30)).mean() < 0.1
-
-
-def test_unknown_token_names_the_example(examples: list[Example]) -> None:
-    renderer = Renderer(Vocabulary(["?"]), SETTINGS, AugmentSettings())
-    with pytest.raises(DatasetError, match=examples[0].name):
-        renderer.render(examples[0], np.random.default_rng(0))
+    run.listener = listen
+    with pytest.raises(Killed):
+        run.run()
 
 
 @pytest.mark.parametrize(
-    ("line", "word"),
-    [("{", "line 2"), ('{"id": "a"}', "line 2"), ('{"id": 1, "norm": "", "strokes": [[[1,2]]]}',
-      "no label")],
-)  # fmt: skip
-def test_broken_pack_names_the_line(tmp_path: Path, pack: Path, line: str, word: str) -> None:
-    path = tmp_path / "broken.jsonl"
-    first = pack.read_text(encoding="utf-8").splitlines()[0]
-    path.write_text(f"{first}\n{line}\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match=word):
-        read_pack(path)
+    "options",
+    [{}, {"workers": 1}, {"precision": "bf16"}],
+    ids=["thread", "worker", "bf16"],
+)
+def test_a_killed_run_goes_on_with_the_same_curve(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    chosen = settings(**options)
+    whole = trainer(tmp_path / "whole", chosen)
+    whole.run()
+    killed_at(6, trainer(tmp_path / "broken", chosen))  # two steps after the state was saved
+    resumed = trainer(tmp_path / "broken", chosen)
+    assert resumed.progress.step == 4
+    resumed.run()
+    assert curve(tmp_path / "broken") == pytest.approx(curve(tmp_path / "whole"), abs=1e-6)
+    for name, value in whole.average.values.items():
+        torch.testing.assert_close(resumed.average.values[name], value, atol=1e-6, rtol=1e-5)
 
 
-def test_epoch_visits_every_example_once(examples: list[Example]) -> None:
-    sizes = [estimate_size(example, SETTINGS) for example in examples]
-    plans = plan_epoch(sizes, (0.7, 1.2), 30_000, 5, np.random.default_rng(0))
-    assert Counter(i for plan in plans for i in plan.indices) == Counter(range(len(examples)))
-    for plan in plans:
-        assert len(plan.indices) <= 5
-        assert 0.7 <= plan.zoom <= 1.2
-        if len(plan.indices) > 1:
-            height = max(int(sizes[i][0] * plan.zoom) for i in plan.indices)
-            width = max(int(sizes[i][1] * plan.zoom) for i in plan.indices)
-            area = np.prod(size_class(height, width))
-            assert area * len(plan.indices) <= 30_000
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    curves = []
+    for workers in (0, 2):
+        trainer(tmp_path / str(workers), settings(workers=workers)).run()
+        curves.append(curve(tmp_path / str(workers)))
+    assert curves[0] == curves[1]
 
 
-def test_attention_loss_knows_where_to_look(examples: list[Example], renderer: Renderer) -> None:
-    samples = [renderer.render(e, np.random.default_rng(0)) for e in examples[:4]]
-    batch = collate(samples, len(VOCABULARY), 16)
-    matrix = losses.drawn_as_matrix(VOCABULARY)
-    places = torch.einsum("btv,bvhw->bthw", matrix[batch.targets], batch.symbols.float())
-    right = places / places.sum((2, 3), keepdim=True).clamp_min(1)
-    wrong = (places == 0).float()
-    wrong = wrong / wrong.sum((2, 3), keepdim=True).clamp_min(1)
-    good = losses.attention_loss(right, batch.targets, batch.symbols, matrix)
-    bad = losses.attention_loss(wrong, batch.targets, batch.symbols, matrix)
-    assert good < 0.01
-    assert bad > 5.0
+def test_a_workers_error_is_the_sentence_alone(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run", settings(workers=1))
+    run.renderer.vocabulary = type(run.vocabulary)(["?"])
+    with pytest.raises(DatasetError) as found:
+        run.run()
+    assert "Traceback" not in str(found.value)
 
 
-def test_fraction_bars_are_read_from_minus_ink() -> None:
-    vocabulary = Vocabulary(["-", "\\frac", "{", "x"])
-    matrix = losses.drawn_as_matrix(vocabulary)
-    minus, fraction, brace, x = vocabulary.encode(["-", "\\frac", "{", "x"])
-    assert matrix[fraction].nonzero().flatten().tolist() == [minus]
-    assert matrix[x].nonzero().flatten().tolist() == [x]
-    assert not matrix[brace].any()
-    assert not matrix[PAD_ID].any()
+def test_bf16_differs_little_but_does(tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        trainer(tmp_path / precision, settings(precision=precision)).run()
+    exact, rounded = (curve(tmp_path / precision) for precision in ("fp32", "bf16"))
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
+    state = trainer(tmp_path / "bf16", settings(precision="bf16"))
+    assert {value.dtype for value in state.model.parameters()} == {torch.float32}
+
+
+def test_state_of_a_run_is_resumed_in_another_layout(tmp_path: Path) -> None:
+    """Moments follow their parameter's memory layout, which fused optimisers rely on."""
+    trainer(tmp_path / "run").run()
+    resumed = trainer(tmp_path / "run", settings(steps=10))
+    for parameter, state in resumed.engine.optimiser.state.items():
+        assert state["exp_avg"].stride() == parameter.stride()
+    assert any(
+        p.ndim == 4 and not p.is_contiguous() for p in resumed.engine.optimiser.state
+    )  # channels last, so the layouts could differ
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run")
+    before = {name: value.clone() for name, value in run.model.named_parameters()}
+    poison = run.model.output.weight.register_hook(lambda gradient: gradient * math.nan)
+    with run.stream() as made:
+        run.advance(*next(made))
+        for name, value in run.model.named_parameters():
+            assert torch.equal(value, before[name]), name
+        poison.remove()
+        run.advance(*next(made))
+    assert not torch.equal(run.model.output.weight, before["output.weight"])
+
+
+def test_a_diverged_run_stops_and_keeps_its_state(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run", settings(steps=100, save_every=5, evaluate_every=1000))
+    held_back: list[Report] = []
+
+    def poison(report: Report) -> None:
+        held_back.append(report)
+        if report.step == 7:
+            run.model.output.weight.register_hook(lambda gradient: gradient * math.nan)
+
+    run.listener = poison
+    with pytest.raises(DatasetError, match="--learning-rate"):
+        run.run()
+    assert trainer(tmp_path / "run", settings(steps=100)).progress.step == 5
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:
-    settings = TrainSettings(steps=100, learning_rate=1.0, warmup=10, decay_share=0.3)
-    rates = [learning_rate(step, settings) for step in range(100)]
+    chosen = TrainSettings(steps=100, learning_rate=1.0, warmup=10, decay_share=0.3)
+    rates = [learning_rate(step, chosen) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:70] == [1.0] * 60
     assert rates[70:] == sorted(rates[70:], reverse=True)
     assert rates[-1] < 0.05
 
 
-def curve(folder: Path) -> dict[int, float]:
-    """The loss of each step, of the last time it was made."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return {row["step"]: row["loss"] for row in rows if row["kind"] == "step"}
+def shares(chosen: TrainSettings, first: int, before: float) -> list[float]:
+    found = []
+    for step in range(first, chosen.steps):
+        before = schedule.rise(schedule.fall(step, chosen), before, chosen)
+        found.append(before)
+    return found
 
 
-def test_a_stopped_run_goes_on_with_the_same_curve(tmp_path: Path, examples: list[Example]) -> None:
-    whole = trainer(tmp_path / "whole", examples)
-    whole.run()
-
-    class Killed(Exception):
-        pass
-
-    broken = trainer(tmp_path / "broken", examples)
-
-    def kill(report: object) -> None:
-        if broken.progress.step == 6:  # two steps after the state was saved
-            raise Killed
-
-    broken.listener = kill
-    with pytest.raises(Killed):
-        broken.run()
-    resumed = trainer(tmp_path / "broken", examples)
-    assert resumed.progress.step == 4
-    resumed.run()
-    expected = curve(tmp_path / "whole")
-    assert curve(tmp_path / "broken") == pytest.approx(expected, abs=1e-6)
-    for name, value in whole.average.values.items():
-        torch.testing.assert_close(resumed.average.values[name], value, atol=1e-6, rtol=1e-5)
+def test_an_extended_schedule_rises_again_within_the_warmup() -> None:
+    short = TrainSettings(steps=100, learning_rate=1.0, warmup=10, decay_share=0.3)
+    first = shares(short, 0, 0.0)
+    assert first == pytest.approx([learning_rate(step, short) for step in range(100)])
+    longer = TrainSettings(steps=200, learning_rate=1.0, warmup=10, decay_share=0.3)
+    second = shares(longer, 100, first[-1])
+    assert max(np.diff([first[-1], *second])) <= 0.1 + 1e-9
+    assert second[10:40] == [1.0] * 30
+    assert second[-1] < 0.05
 
 
-def test_a_finished_run_can_be_extended(tmp_path: Path, examples: list[Example]) -> None:
-    trainer(tmp_path / "run", examples).run()
-    longer = TrainSettings(**{**SHORT.__dict__, "steps": 10})
-    extended = trainer(tmp_path / "run", examples, longer)
-    assert extended.run().step == 10
-    assert trainer(tmp_path / "run", examples, longer).run().step == 10  # nothing left to do
+def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
+    chosen = settings(steps=10, warmup=4, decay_share=0.5)
+    trainer(tmp_path / "run", chosen).run()
+    longer = settings(steps=20, warmup=4, decay_share=0.5)
+    assert trainer(tmp_path / "run", longer).run().step == 20
+    rates = curve(tmp_path / "run", "rate")
+    peak = chosen.learning_rate
+    assert rates[10] == pytest.approx(0.2 * peak)
+    assert [rates[step] for step in (11, 12, 13)] == pytest.approx(
+        [0.45 * peak, 0.7 * peak, 0.8 * peak]  # then the new fall is already below the rise
+    )
+    assert trainer(tmp_path / "run", longer).run().step == 20  # nothing left to do
 
 
-def test_other_data_does_not_resume(tmp_path: Path, examples: list[Example]) -> None:
-    trainer(tmp_path / "run", examples).run()
+def test_a_state_without_a_rate_finds_it_in_the_metrics(tmp_path: Path) -> None:
+    trainer(tmp_path / "run", settings(steps=10, decay_share=1.0)).run()
+    rate = curve(tmp_path / "run", "rate")[10]
+    run = trainer(tmp_path / "run", settings(steps=30))
+    run.progress.share = None  # as a state of version 0.1 has it
+    run.save()
+    assert trainer(tmp_path / "run", settings(steps=30)).progress.share == pytest.approx(
+        rate / SHORT.learning_rate
+    )
+
+
+def test_hours_end_a_run_annealed() -> None:
+    chosen = TrainSettings(steps=10**9, max_hours=0.5, decay_share=0.25)
+    assert schedule.fall(1000, chosen, 0.70 * 1800) == 1.0
+    assert schedule.fall(1000, chosen, 0.875 * 1800) == pytest.approx(0.5)
+    assert schedule.fall(1000, chosen, 1801) == 0.0
+    few = TrainSettings(steps=1000, max_hours=0.5)  # the steps may end before the hours
+    assert schedule.fall(999, few, 1.0) < 0.01
+
+
+def test_a_run_ends_when_its_hours_do(tmp_path: Path) -> None:
+    hours = 4.0 / 3600
+    chosen = settings(steps=10**6, max_hours=hours, decay_share=0.9, evaluate_every=10**6)
+    ended = trainer(tmp_path / "run", chosen).run()
+    rates = curve(tmp_path / "run", "rate")
+    assert 1 < ended.step < 10**6
+    assert rates[ended.step] == min(rates[step] for step in rates if step >= chosen.warmup)
+    assert ended.best_step == ended.step  # evaluated and saved at its end
+    assert trainer(tmp_path / "run", chosen).progress.step == ended.step
+
+
+def test_other_data_does_not_resume(tmp_path: Path) -> None:
+    trainer(tmp_path / "run").run()
     with pytest.raises(DatasetError, match="--save-dir"):
-        trainer(tmp_path / "run", examples[:20])
+        trainer(tmp_path / "run", count=20)
 
 
-def test_truncated_state_is_explained(tmp_path: Path, examples: list[Example]) -> None:
-    trainer(tmp_path / "run", examples).run()
+def test_truncated_state_is_explained(tmp_path: Path) -> None:
+    trainer(tmp_path / "run").run()
     state = tmp_path / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(DatasetError, match="cannot be resumed"):
-        trainer(tmp_path / "run", examples)
+        trainer(tmp_path / "run")
 
 
-def test_patience_stops_early(tmp_path: Path, examples: list[Example]) -> None:
-    settings = TrainSettings(
-        **{**SHORT.__dict__, "steps": 500, "evaluate_every": 2, "patience": 3, "learning_rate": 0.0}
-    )
-    assert trainer(tmp_path / "run", examples, settings).run().step == 8
+def test_patience_stops_early(tmp_path: Path) -> None:
+    chosen = settings(steps=500, evaluate_every=2, patience=3, learning_rate=0.0)
+    assert trainer(tmp_path / "run", chosen).run().step == 8
 
 
-def command(pack: Path, folder: Path, *more: str) -> list[str]:
-    return [
-        "train", "--data", str(pack), "--save-dir", str(folder), "--widths", "4,4,8,8",
-        "--held-out", "0.3", "--batch-size", "6", "--save-every", "2", *more,
-    ]  # fmt: skip
+def test_devices_and_precisions_are_refused_with_a_sentence() -> None:
+    with pytest.raises(BadParameter, match="--device"):
+        find_device("tpu")
+    with pytest.raises(BadParameter, match="--precision"):
+        autocast_type("fp8", torch.device("cpu"))
+    if not torch.cuda.is_available():
+        assert find_device("auto") == torch.device("cpu")
+        with pytest.raises(BadParameter, match="no usable NVIDIA GPU"):
+            find_device("cuda")
 
 
-def test_a_run_killed_by_signal_9_goes_on(tmp_path: Path, pack: Path) -> None:
-    folder = tmp_path / "run"
-    call = [sys.executable, "-m", "training", *command(pack, folder, "--steps", "100000")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(call, stdout=subprocess.DEVNULL, env=environment) as process:
-        deadline = time.monotonic() + 60
-        while not (folder / "state.safetensors").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-    state = folder / "state.safetensors"
-    assert state.exists()
-    before = max(curve(folder))
-    result = CliRunner().invoke(
-        main, command(pack, folder, "--steps", str(before + 3), "--json"), catch_exceptions=False
-    )
-    assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout.splitlines()[-1])
-    assert answer["step"] == before + 3
-    bundle, _ = load_checkpoint(folder / "best")
-    assert bundle.details["training"]["step"] == before + 3
-
-
-def test_a_run_told_to_stop_saves_its_last_step(tmp_path: Path, pack: Path) -> None:
-    folder = tmp_path / "run"
-    more = ("--steps", "100000", "--save-every", "100000")
-    call = [sys.executable, "-m", "training", *command(pack, folder, *more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 60
-        metrics = folder / "metrics.jsonl"
-        while not (metrics.exists() and len(curve(folder)) >= 3) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.terminate()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    last = max(curve(folder))
-    assert f"saved at step {last}" in said
-    result = CliRunner().invoke(main, command(pack, folder, "--steps", str(last + 1), "--json"))
-    assert json.loads(result.stdout.splitlines()[-1])["step"] == last + 1
-
-
-def test_a_run_starts_from_a_checkpoint(tmp_path: Path, pack: Path) -> None:
-    runner = CliRunner()
-    first = runner.invoke(main, command(pack, tmp_path / "first", "--steps", "2"))
-    assert first.exit_code == 0, first.output
-    best = tmp_path / "first" / "best"
-    more = ("--steps", "1", "--learning-rate", "0", "--init-from", str(best))
-    second = runner.invoke(main, command(pack, tmp_path / "second", *more))
-    assert second.exit_code == 0, second.output
-    before, after = (load_checkpoint(folder)[1] for folder in (best, tmp_path / "second" / "best"))
-    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
-        torch.testing.assert_close(new, old, atol=1e-3, rtol=1e-3, msg=name)
-
-
-def test_eval_scores_a_checkpoint(tmp_path: Path, pack: Path) -> None:
-    runner = CliRunner()
-    made = runner.invoke(main, command(pack, tmp_path / "run", "--steps", "2"))
-    assert made.exit_code == 0, made.output
-    out = tmp_path / "predictions.json"
-    call = ["eval", str(tmp_path / "run" / "best"), "--data", str(pack), "--json"]
-    result = runner.invoke(main, [*call, "--predictions", str(out)])
-    assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout.splitlines()[-1])
-    rows = json.loads(out.read_text(encoding="utf-8"))
-    assert answer["n"] == len(rows) == 32
-    assert answer["correct"] == sum(row["gt"] == row["pred"] for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--widths", "4,4"], "--widths"),
-        (["--widths", "4,4,8,9"], "multiple of 4"),
-    ],
-)
-def test_bad_options_are_sentences(
-    tmp_path: Path, pack: Path, options: list[str], word: str
-) -> None:
-    result = CliRunner().invoke(main, [*command(pack, tmp_path / "run"), *options])
-    assert result.exit_code == 1
-    assert result.stderr.startswith("error: ")
-    assert word in result.stderr
-    assert "Traceback" not in result.output
+@pytest.mark.gpu
+def test_a_run_moves_to_a_gpu_and_back(tmp_path: Path) -> None:
+    exact = NetworkConfig(**{**NETWORK.__dict__, "dropout": 0.0})
+    trainer(tmp_path / "cpu", settings(steps=12), exact).run()
+    for steps, device in ((4, "cpu"), (8, "cuda"), (12, "cpu")):
+        run = trainer(tmp_path / "moved", settings(steps=12), exact, device=device)
+        with run.stream() as made:
+            while run.progress.step < steps:
+                run.advance(*next(made))
+        run.save()
+    assert curve(tmp_path / "moved") == pytest.approx(curve(tmp_path / "cpu"), rel=2e-2)

@@ -2,45 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import click
+import numpy as np
 import torch
 
-from hmer.errors import BadParameter
+from hmer.bundle import BUNDLE_FILE, CHECKPOINT, load_bundle
+from hmer.errors import BadParameter, VocabularyMismatch
 from hmer.preprocess import PreprocessSettings
 from hmer.vocab import Vocabulary
 from training.augment import AugmentSettings
 from training.checkpoint import load_checkpoint
-from training.data import Example, Split, pack_of, read_pack, split_by_writer_and_label
+from training.data import Example, estimate_size, plan_epoch, split_by_writer_and_label
 from training.network import NetworkConfig
-from training.train import Trainer, TrainSettings
+from training.recombine import RecombineSettings, recombination
+from training.settings import TrainSettings
+from training.sources import Loaded, open_source, own_eval
+from training.train import Trainer
+
+BEST = "best"  # the folder of a run with its best checkpoint
+EVALUATE_EVERY = 500  # steps
+# Ten epochs of a small set are over before the network could learn anything.
+LEAST_BETWEEN = 50  # steps from one evaluation to the next, with ``--task``
 
 
-def build_trainer(options: dict[str, Any]) -> Trainer:
+class Data(NamedTuple):
+    """What a run learns from and is watched on, and the sources with what they left out."""
+
+    train: list[Example]
+    held_out: list[Example]
+    vocabulary: Vocabulary
+    sources: list[Loaded]
+
+
+class Run(NamedTuple):
+    """A trainer, new or resumed, and its data."""
+
+    trainer: Trainer
+    data: Data
+
+
+def load_data(options: dict[str, Any], vocabulary: Vocabulary | None = None) -> Data:
+    """Read ``--data``: its own part for evaluation is held out, or else a drawn one.
+
+    ``vocabulary`` is that of the weights to start from; a new one is made from the labels.
+    """
+    shared = {
+        "image_dir": options["image_dir"],
+        "sequence_length": options["sequence_length"],
+        "strict": options["strict"],
+    }
+    loaded = open_source(options["data"], split="train", vocabulary=vocabulary, **shared)
+    known = vocabulary or Vocabulary.from_labels(e.tokens for e in loaded.examples)
+    apart = own_eval(options["data"], options["image_dir"])
+    if apart is None:
+        split = split_by_writer_and_label(loaded.examples, options["held_out"], options["seed"])
+        return Data(split.train, split.held_out, known, [loaded])
+    watched = open_source(
+        apart, split="eval", vocabulary=known, limit=TrainSettings.held_out_limit, **shared
+    )
+    return Data(loaded.examples, watched.examples, known, [loaded, watched])
+
+
+def build_run(options: dict[str, Any]) -> Run:
     """The run that the options of ``hmer-train train`` describe, new or resumed."""
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    examples = read_pack(pack_of(options["data"]))
-    split = split_by_writer_and_label(examples, options["held_out"], options["seed"])
     initial = None
     if options["init_from"]:
         bundle, initial = load_checkpoint(options["init_from"])
-        vocabulary, network, preprocess = bundle.vocabulary, initial.config, bundle.preprocess
-        split = Split(_known(split.train, vocabulary), _known(split.held_out, vocabulary))
+        network, preprocess = initial.config, bundle.preprocess
+        data = load_data(options, bundle.vocabulary)
     else:
-        vocabulary = Vocabulary.from_labels(example.tokens for example in examples)
+        widths = _integers(options["widths"], "--widths", 4)
+        strides = _integers(options["strides"], "--strides", 5)
+        data = load_data(options)
         network = NetworkConfig(
-            len(vocabulary),
-            widths=_integers(options["widths"], "--widths", 4),  # type: ignore[arg-type]
-            strides=_integers(options["strides"], "--strides", 5),  # type: ignore[arg-type]
+            len(data.vocabulary),
+            widths=widths,  # type: ignore[arg-type]
+            strides=strides,  # type: ignore[arg-type]
             drop_attention=options["drop_attention"],
         )
         height = options["symbol_height"]
         preprocess = PreprocessSettings(symbol_height=height, multiple=network.stride)
-    if network.features % 4:
-        raise BadParameter("The last of --widths must be a multiple of 4: the position "
-                           "embedding has a sine and a cosine for each axis.")  # fmt: skip
+    _check_vocabulary(options["save_dir"], data)
+    every = options["evaluate_every"] or EVALUATE_EVERY
+    if options["evaluate_every"] is None and options["task"]:
+        every = max(LEAST_BETWEEN, steps_an_epoch(data.train, preprocess, options))
     settings = TrainSettings(
         steps=options["steps"],
         learning_rate=options["learning_rate"],
@@ -48,34 +98,62 @@ def build_trainer(options: dict[str, Any]) -> Trainer:
         pixels=options["pixels"],
         limit=options["batch_size"],
         seed=options["seed"],
-        evaluate_every=options["evaluate_every"],
+        evaluate_every=every,
         save_every=options["save_every"],
         patience=options["patience"],
+        max_hours=options["max_hours"] or 0.0,
+        precision=options["precision"],
+        label_smoothing=options["label_smoothing"],
+        attention_weight=options["attention_weight"],
+        symbols_weight=options["symbols_weight"],
+        workers=options["workers"],
+        compile=options["compile_"],
+        tensorboard=options["tensorboard"],
     )
     options["save_dir"].mkdir(parents=True, exist_ok=True)
-    return Trainer(
+    trainer = Trainer(
         options["save_dir"],
-        split.train,
-        split.held_out,
-        vocabulary,
+        data.train,
+        data.held_out,
+        data.vocabulary,
         network,
         preprocess,
         settings,
         AugmentSettings(),
         initial=initial,
+        device=options["device"],
+        variation=partial(recombination, RecombineSettings()) if options["recombine"] else None,
     )
+    return Run(trainer, data)
 
 
-def _known(examples: list[Example], vocabulary: Vocabulary) -> list[Example]:
-    """The examples that a given vocabulary can spell; says how many it cannot."""
-    known = [e for e in examples if all(token in vocabulary for token in e.tokens)]
-    if len(known) < len(examples):
-        click.echo(
-            f"{len(examples) - len(known)} of {len(examples)} examples have a token that the "
-            "checkpoint's vocabulary lacks; they are left out.",
-            err=True,
-        )
-    return known
+def steps_an_epoch(
+    examples: list[Example], preprocess: PreprocessSettings, options: dict[str, Any]
+) -> int:
+    """About how many batches the examples make: with ``--task``, patience counts epochs."""
+    sizes = [estimate_size(example, preprocess) for example in examples]
+    rng = np.random.default_rng(options["seed"])
+    zooms = AugmentSettings().zoom
+    return len(plan_epoch(sizes, zooms, options["pixels"], options["batch_size"], rng))
+
+
+def _check_vocabulary(folder: Path, data: Data) -> None:
+    """Refuse to go on with a run whose vocabulary is another, and say where they differ."""
+    if not (folder / BEST / BUNDLE_FILE).is_file():
+        return
+    old = load_bundle(folder / BEST, kind=CHECKPOINT).vocabulary
+    if old.fingerprint == data.vocabulary.fingerprint:
+        return
+    new = [token for token in data.vocabulary.tokens if token not in old]
+    reason = f"{len(set(old.tokens) - set(data.vocabulary.tokens))} of its tokens are in no label"
+    if new:
+        first = next(e for e in data.train + data.held_out if new[0] in e.tokens)
+        reason = f"it lacks {len(new)} tokens of the labels, {new[0]!r} first ({first.where})"
+    raise VocabularyMismatch(
+        f"{folder} holds a run with another vocabulary: {reason}. Give the same data to go on, "
+        f"another --save-dir to start anew, or --init-from {folder / BEST} with another "
+        "--save-dir to use its weights and skip what its vocabulary lacks."
+    )
 
 
 def _integers(text: str, option: str, count: int) -> tuple[int, ...]:
@@ -85,4 +163,9 @@ def _integers(text: str, option: str, count: int) -> tuple[int, ...]:
         values = ()
     if len(values) != count or min(values) < 1:
         raise BadParameter(f"{option} must be {count} positive whole numbers, separated by commas.")
+    if option == "--widths" and values[-1] % 4:
+        raise BadParameter(
+            "The last of --widths must be a multiple of 4: the position embedding has a sine and "
+            "a cosine for each axis."
+        )
     return values

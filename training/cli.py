@@ -14,14 +14,28 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from hmer.console import progress, sentences
-from hmer.errors import MissingDependency
+from hmer.console import sentences
+from training.curves import command as curves
+from training.eval_cli import evaluate
+from training.options import (
+    DEVICES,
+    TaskGroup,
+    data_options,
+    need_torch,
+    recipe_options,
+    say,
+    tell_problems,
+)
 
 if TYPE_CHECKING:
+    from training.build import Run
     from training.train import Report, Trainer
 
 
-@click.group()
+@click.group(
+    cls=TaskGroup,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
 @click.version_option(package_name="hmer")
 def main() -> None:
     """Train the recogniser on handwriting with LaTeX labels, and score checkpoints.
@@ -29,34 +43,30 @@ def main() -> None:
     \b
     hmer-train train --data ../shared/crohme --save-dir runs/first
     hmer-train eval runs/first/best --data ../shared/crohme/test_2014.jsonl.gz
+
+    Without a command, --task train or --task eval names it; options may have underscores
+    for hyphens:
+
+    \b
+    hmer-train --task train --data_dir DATA --image_dir IMAGES --save_dir RUN --patience 10
+    hmer-train --task eval --data_dir DATA --image_dir IMAGES --save_dir RUN
     """
 
 
-def _need_torch() -> None:
-    try:
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(
-            "Training needs torch and safetensors. Install them with: pip install 'hmer[train]'"
-        ) from error
-
+POSITIVE = click.IntRange(min=1)
+SHARE = click.FloatRange(0.0, 1.0)
 
 TRAIN_EXAMPLE = """
 \b
 Examples:
   hmer-train train --data ../shared/crohme --save-dir runs/first
   hmer-train train --data ../shared/crohme --save-dir runs/first --steps 20000   # go on
+  hmer-train train --data pictures --image-dir pictures/png --save-dir runs/second
 """
 
 
 @main.command(epilog=TRAIN_EXAMPLE)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A stroke pack (JSON lines), or a folder with train.jsonl.gz.",
-)
+@data_options
 @click.option(
     "--save-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -68,66 +78,111 @@ Examples:
     type=click.Path(path_type=Path),
     help="Start a new run from the weights, vocabulary and sizes of this checkpoint.",
 )
-@click.option("--steps", default=8000, show_default=True, help="Optimiser steps in all.")
+@click.option("--steps", default=8000, type=POSITIVE, show_default=True,
+              help="Optimiser steps in all.")  # fmt: skip
+@click.option("--max-hours", type=click.FloatRange(min=0, min_open=True),
+              help="End after so many hours; the rate falls to zero before.")  # fmt: skip
 @click.option("--learning-rate", default=1e-3, show_default=True, help="AdamW's, at its plateau.")
-@click.option("--decay-share", default=0.3, show_default=True,
+@click.option("--decay-share", default=0.3, type=SHARE, show_default=True,
               help="The last part of the steps, in which the rate falls to zero.")  # fmt: skip
-@click.option("--pixels", default=240_000, show_default=True, help="Padded pixels a batch.")
-@click.option("--batch-size", default=32, show_default=True, help="Most images a batch.")
+@click.option("--pixels", default=240_000, type=POSITIVE, show_default=True,
+              help="Padded pixels a batch.")  # fmt: skip
+@click.option("--batch-size", default=32, type=POSITIVE, show_default=True,
+              help="Most images a batch.")  # fmt: skip
 @click.option("--symbol-height", default=22.0, show_default=True,
               help="Height of the writing in pixels after preprocessing.")  # fmt: skip
 @click.option("--widths", default="32,64,128,256", show_default=True,
               help="Channels of the four ResNet stages.")  # fmt: skip
 @click.option("--strides", default="2,2,2,2,1", show_default=True,
               help="Of the stem, its pooling, and the stages two to four.")  # fmt: skip
-@click.option("--drop-attention", default=0.0, show_default=True,
-              help="Share of attended positions that training suppresses.")  # fmt: skip
-@click.option("--held-out", default=0.05, show_default=True,
-              help="Share of the writers held out, with all their labels.")  # fmt: skip
-@click.option("--evaluate-every", default=500, show_default=True, help="Steps.")
-@click.option("--save-every", default=200, show_default=True, help="Steps.")
-@click.option("--patience", default=0, show_default=True,
+@recipe_options
+@click.option("--held-out", default=0.05, type=SHARE, show_default=True,
+              help="Share of the writers held out, with all their labels, where the data has "
+              "no part for evaluation; of the labels, where no writers are named.")  # fmt: skip
+@click.option("--evaluate-every", type=POSITIVE,
+              help="Steps.  [default: 500; with --task, an epoch, at least 50]")  # fmt: skip
+@click.option("--save-every", default=200, type=POSITIVE, show_default=True, help="Steps.")
+@click.option("--patience", default=0, type=click.IntRange(min=0), show_default=True,
               help="Stop after so many evaluations without a better score; 0: never.")  # fmt: skip
-@click.option("--threads", default=0, show_default=True, help="CPU threads; 0: PyTorch's choice.")
+@click.option("--device", default="auto", type=DEVICES, show_default=True,
+              help="auto: the GPU if there is one.")  # fmt: skip
+@click.option("--precision", default="fp32", type=click.Choice(["fp32", "bf16"]),
+              show_default=True, help="Of the encoder's convolutions; bf16 may be slower than "
+              "fp32 on a CPU.")  # fmt: skip
+@click.option("--compile", "compile_", is_flag=True,
+              help="Compile the encoder with torch.compile: minutes first.")  # fmt: skip
+@click.option("--workers", default=0, type=click.IntRange(min=0), show_default=True,
+              help="Processes that make batches; 0: a thread.")  # fmt: skip
+@click.option("--threads", default=0, type=click.IntRange(min=0), show_default=True,
+              help="CPU threads; 0: PyTorch's choice.")  # fmt: skip
+@click.option("--tensorboard", is_flag=True,
+              help="Write the curves to SAVE_DIR/tensorboard too.")  # fmt: skip
+@click.option("--profile", type=POSITIVE, metavar="N",
+              help="Print where the time of N steps goes, and end; nothing is saved.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON document.")
+@click.pass_context
 @sentences
-def train(**options: Any) -> None:
+def train(context: click.Context, /, **options: Any) -> None:
     """Train a recogniser, or go on with a run that was stopped or finished.
 
     Writes SAVE_DIR/best (the best checkpoint so far, a bundle that hmer-export reads),
     SAVE_DIR/state.safetensors (to go on from) and SAVE_DIR/metrics.jsonl.
     """
-    _need_torch()
-    from training.build import build_trainer
+    need_torch("Training")
+    from training.build import build_run
 
-    trainer = build_trainer(options)
-    folder = options["save_dir"]
+    run = build_run({**options, "task": TaskGroup.by_option(context)})
+    trainer = run.trainer
+    for loaded in run.data.sources:
+        say(f"Read {len(loaded.examples)} examples from {loaded.source}.")
+    if not trainer.held_out:
+        say("Nothing is held out, so no checkpoint can be told to be the best, and patience "
+            "never ends the run. Give more data, or a part for evaluation.")  # fmt: skip
     if trainer.progress.step:
-        click.echo(f"Going on at step {trainer.progress.step + 1}.", err=True)
+        say(f"Going on at step {trainer.progress.step + 1}.")
+    if options["profile"]:
+        _profile(run, options["profile"], options["as_json"])
+        return
     with _bar(trainer) as bar, _stopping(trainer):
         trainer.listener = lambda report: _show(bar, report)
         trainer.run()
+    tell_problems(run.data.sources)
     if trainer.stopping:
-        click.echo(
-            f"Stopped and saved at step {trainer.progress.step}; the same command goes on.",
-            err=True,
-        )
+        say(f"Stopped and saved at step {trainer.progress.step}; the same command goes on.")
         sys.exit(130)
+    if not trainer.quiet:
+        _conclude(run, options["save_dir"], options["as_json"])
+
+
+def _profile(run: Run, steps: int, as_json: bool) -> None:
+    from training.profile import profile
+
+    report = profile(run.trainer, steps=steps)
+    tell_problems(run.data.sources)
+    if run.trainer.world.rank == 0:
+        click.echo(json.dumps(report.to_dict()) if as_json else str(report))
+
+
+def _conclude(run: Run, folder: Path, as_json: bool) -> None:
+    progress = run.trainer.progress
     result = {
         "save_dir": str(folder),
-        "step": trainer.progress.step,
-        "held_out_exprate": trainer.progress.best_score,
-        "best_step": trainer.progress.best_step,
-        "hours": trainer.progress.seconds / 3600,
+        "step": progress.step,
+        "held_out_exprate": progress.best_score,
+        "best_step": progress.best_step,
+        "hours": progress.seconds / 3600,
+        "train": len(run.data.train),
+        "held_out": len(run.trainer.held_out),
+        "sources": [loaded.to_dict() for loaded in run.data.sources],
     }
-    if options["as_json"]:
+    if as_json:
         click.echo(json.dumps(result))
     else:
         click.echo(
-            f"Best of {trainer.progress.step} steps: {trainer.progress.best_score:.2%} ExpRate "
-            f"on {len(trainer.held_out)} held-out expressions at step "
-            f"{trainer.progress.best_step}; the checkpoint is {folder / 'best'}."
+            f"Best of {progress.step} steps: {progress.best_score:.2%} ExpRate on "
+            f"{len(run.trainer.held_out)} held-out expressions at step "
+            f"{progress.best_step}; the checkpoint is {folder / 'best'}."
         )
 
 
@@ -174,64 +229,5 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-EVAL_EXAMPLE = """
-\b
-Example:
-  hmer-train eval runs/first/best --data ../shared/crohme/test_2014.jsonl.gz
-"""
-
-
-@main.command("eval", epilog=EVAL_EXAMPLE)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A stroke pack.")
-@click.option("--label", default="norm", show_default=True, help="The field with the label.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many expressions.")
-@click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write truth and prediction of each expression to this JSON file.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="End with one JSON document.")
-@sentences
-def evaluate(
-    checkpoint: Path,
-    data: Path,
-    label: str,
-    limit: int | None,
-    predictions: Path | None,
-    as_json: bool,
-) -> None:
-    """Score CHECKPOINT with the PyTorch network, decoding greedily.
-
-    The score of what is served is hmer-bench's: it goes through the exported graphs.
-    """
-    _need_torch()
-    from hmer.score import compare, summarise
-    from training.augment import AugmentSettings
-    from training.checkpoint import load_checkpoint
-    from training.data import Renderer, pack_of, read_pack
-    from training.evaluate import predict
-
-    bundle, model = load_checkpoint(checkpoint)
-    examples = read_pack(pack_of(data), label)[:limit]
-    renderer = Renderer(bundle.vocabulary, bundle.preprocess, AugmentSettings())
-    scored = []
-    for example, prediction in progress(
-        predict(model, renderer, examples), len(examples), "recognising"
-    ):
-        tokens = bundle.vocabulary.decode(prediction.ids)
-        scored.append(compare(example.name, example.tokens, tokens))
-    summary = summarise(scored)
-    if predictions:
-        rows = [
-            {"id": s.id, "gt": " ".join(s.truth), "pred": " ".join(s.prediction or ())}
-            for s in scored
-        ]
-        predictions.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    if as_json:
-        click.echo(json.dumps({"data": str(data), "label": label, **summary.to_dict()}))
-    else:
-        low, high = summary.interval
-        click.echo(
-            f"ExpRate {summary.exprate:.2%} (95 % {low:.2%} to {high:.2%}), <=1 "
-            f"{summary.rate(1):.2%}, <=2 {summary.rate(2):.2%}, <=3 {summary.rate(3):.2%}, "
-            f"token error rate {summary.token_error_rate:.2%}; {summary.n} expressions, label "
-            f"{label}, canonical tokens, token edit distance, greedy."
-        )
+main.add_command(evaluate)
+main.add_command(curves)

@@ -1,14 +1,10 @@
-"""Training data: labelled ink, the held-out split, rendering, batches of like size."""
+"""Training data: the held-out split, rendering, batches of like size."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hmer import ink
-from hmer.errors import DatasetError
-from hmer.latex import canonical_or_same
+from hmer.errors import DatasetError, HmerError
 from hmer.preprocess import (
+    Gray,
     Prepared,
     PreprocessSettings,
+    decode_image,
     prepare,
     preprocess,
     size_class,
@@ -29,61 +26,31 @@ from hmer.preprocess import (
 )
 from hmer.vocab import EOS_ID, PAD_ID, UnknownToken, Vocabulary
 from training.augment import AugmentSettings, Drawn, augment
+from training.augment_image import augment_picture
+from training.examples import Example, Picture
+from training.sources import pack_of, read_pack
+
+__all__ = [
+    "DRAWN_AS",
+    "STRUCTURE",
+    "Batch",
+    "Example",
+    "Plan",
+    "Renderer",
+    "Sample",
+    "Split",
+    "collate",
+    "estimate_size",
+    "fixed_batches",
+    "pack_of",
+    "plan_epoch",
+    "read_pack",
+    "split_by_writer_and_label",
+]
 
 # Tokens drawn with the ink of another symbol: a fraction bar is segmented as a minus.
 DRAWN_AS = {"\\frac": ("-",), "\\cdot": (".", "\\cdot"), "\\cdots": ("\\ldots", "\\cdots")}
-PACK = "train.jsonl.gz"  # what a data folder is expected to hold
 STRUCTURE = frozenset({"_", "^", "{", "}"})  # tokens without ink of their own
-
-
-@dataclass(frozen=True)
-class Example:
-    """One labelled writing; ``segments`` are (symbol, stroke indices), maybe empty."""
-
-    name: str
-    writer: str
-    tokens: tuple[str, ...]
-    strokes: list[ink.Stroke]
-    segments: tuple[tuple[str, tuple[int, ...]], ...] = ()
-
-
-def pack_of(data: Path) -> Path:
-    """The stroke pack that ``data`` names: a file, or a folder that holds one."""
-    return data / PACK if data.is_dir() else data
-
-
-def read_pack(path: Path, label: str = "norm") -> list[Example]:
-    """Read a stroke pack: one JSON object a line, gzip or plain. Raises ``DatasetError``.
-
-    Fields: ``id``, ``writer``, ``strokes``, ``segs`` (optional) and the label field, whose
-    tokens are brought to canonical form.
-    """
-    if not path.is_file():
-        raise DatasetError(f"There is no stroke pack {path}. Give the file with --data.")
-    examples = []
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                examples.append(_example(line, label, path, number))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}.") from error
-    return examples
-
-
-def _example(line: str, label: str, path: Path, number: int) -> Example:
-    try:
-        row = json.loads(line)
-        strokes = [np.array(stroke, np.float32).reshape(-1, 2) for stroke in row["strokes"]]
-        segments = tuple((str(s), tuple(map(int, i))) for s, i in row.get("segs", ()))
-        tokens = tuple(canonical_or_same(row[label].split()))
-        if not tokens or not strokes:
-            raise ValueError("no label or no strokes")
-        return Example(str(row["id"]), str(row.get("writer", "")), tokens, strokes, segments)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"{path}, line {number}: not a labelled writing ({type(error).__name__}: {error})."
-        ) from error
 
 
 def _draw(text: str, seed: int) -> float:
@@ -105,9 +72,16 @@ def split_by_writer_and_label(
 
     Training loses the examples of other writers with a held-out label; so that it loses
     few, labels written more than ``common`` times in all are not held out (the held-out
-    writers' examples of those are dropped). The choice hangs on the names alone.
+    writers' examples of those are dropped). The choice hangs on the names alone. Where no
+    example names its writer, labels are drawn instead of writers.
     """
     counts = Counter(example.tokens for example in examples)
+    if not any(example.writer for example in examples):
+        drawn = {t for t, n in counts.items() if n <= common and _draw(" ".join(t), seed) < share}
+        return Split(
+            [e for e in examples if e.tokens not in drawn],
+            [e for e in examples if e.tokens in drawn],
+        )
     writers = {e.writer for e in examples if _draw(e.writer, seed) < share}
     held_out = [e for e in examples if e.writer in writers and counts[e.tokens] <= common]
     labels = {example.tokens for example in held_out}
@@ -138,24 +112,34 @@ class Renderer:
         self.augmentation = augmentation
 
     def plain(self, example: Example) -> NDArray[np.uint8]:
-        """The image that serving makes of the same ink: no change, no label needed."""
-        return preprocess(ink.render(example.strokes), self.settings)
+        """The image that serving makes of the same ink or picture: no change, no label needed."""
+        gray = _read(example.picture) if example.picture else ink.render(example.strokes)
+        return preprocess(gray, self.settings)
 
     def render(self, example: Example, rng: np.random.Generator, zoom: float = 1.0) -> Sample:
         """Render ``example`` with random changes; ``zoom`` is the scale augmentation.
 
-        Raises ``DatasetError`` for a token that the vocabulary lacks.
+        Raises ``DatasetError`` for a token that the vocabulary lacks, or a picture that can no
+        longer be read.
         """
+        if example.picture:
+            gray = augment_picture(_read(example.picture), self.augmentation, rng)
+            image = prepare(gray, self.settings, zoom).image
+            return Sample(image, self._ids(example), np.zeros((0, 3), np.int32))
         placed = ink.place(example.strokes)
         drawn = augment(placed, self.augmentation, rng, ink.STROKE_HEIGHT)
         low = np.concatenate(drawn.strokes).min(axis=0)
         drawn = Drawn([s - low + np.float32(ink.MARGIN) for s in drawn.strokes], drawn.pen)
         prepared = prepare(ink.draw(drawn.strokes, drawn.pen), self.settings, zoom)
+        cells = self._cells(example, drawn.strokes, prepared)
+        return Sample(prepared.image, self._ids(example), cells)
+
+    def _ids(self, example: Example) -> list[int]:
         try:
-            ids = self.vocabulary.encode(example.tokens)
+            return self.vocabulary.encode(example.tokens)
         except UnknownToken as error:
-            raise DatasetError(f"{example.name}: {error}") from error
-        return Sample(prepared.image, ids, self._cells(example, drawn.strokes, prepared))
+            where = f" ({example.where})" if example.where else ""
+            raise DatasetError(f"{example.name}{where}: {error}") from error
 
     def _cells(
         self, example: Example, strokes: Sequence[ink.Stroke], prepared: Prepared
@@ -175,6 +159,16 @@ class Renderer:
         cells = np.column_stack([symbols, places // columns, places % columns])
         found: NDArray[np.int32] = cells[symbols > 0].astype(np.int32)
         return found
+
+
+def _read(picture: Picture) -> Gray:
+    try:
+        return decode_image(picture.path.read_bytes())
+    except (HmerError, OSError) as error:
+        raise DatasetError(
+            f"{picture.path} could be read before and now cannot: {error} Restore it and start "
+            "again; the run goes on where it was saved."
+        ) from error
 
 
 def _dense(strokes: Sequence[ink.Stroke]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -220,9 +214,12 @@ def collate(samples: Sequence[Sample], vocabulary_size: int, stride: int) -> Bat
 
 def estimate_size(example: Example, settings: PreprocessSettings) -> tuple[int, int]:
     """About the rendered height and width, without rendering: for buckets only."""
+    border = 2 * settings.margin
+    if example.picture:
+        height, width = (side * settings.symbol_height for side in example.picture.extent)
+        return int(height) + border, int(width) + border
     unit = ink.typical_height(example.strokes) or 1.0
     span = np.ptp(np.concatenate(example.strokes), axis=0) / unit * settings.symbol_height
-    border = 2 * settings.margin
     return int(span[1]) + border, int(span[0]) + border
 
 

@@ -28,9 +28,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hmer.vocab import SOS_ID
+from training.encoder import Encoder
+from training.encoder import ResidualBlock as ResidualBlock
+from training.encoder import position_embedding as position_embedding
+from training.encoder import size_mask as size_mask
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,16 @@ class Encoded(NamedTuple):
     state: Tensor
 
 
+class Memory(NamedTuple):
+    """``Encoded`` in parts: f (B, h, w, D), q (h, w, D), which positions are inside (B, h, w)."""
+
+    features: Tensor
+    position: Tensor
+    inside: Tensor
+    keys: Tensor
+    state: Tensor
+
+
 class Glimpse(NamedTuple):
     """What one step reads: ``context`` c (B, D), ``hidden`` h (B, U), and the state after it."""
 
@@ -105,113 +118,6 @@ class Step(NamedTuple):
     coverage: Tensor
 
 
-def size_mask(size: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
-    """Which positions lie inside the true size: bool (B, height, width).
-
-    ``size`` (B, 2) is in units of ``1 / stride`` positions. The comparison multiplies
-    instead of dividing, because an integer division becomes four ONNX nodes.
-    """
-    rows = torch.arange(height, device=size.device) * stride < size[:, :1]
-    columns = torch.arange(width, device=size.device) * stride < size[:, 1:]
-    return rows[:, :, None] & columns[:, None, :]
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al., 2016), zero outside the mask."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """``x`` (B, C, h, w) and the mask (B, 1, h', w') of the *output's* positions."""
-        y = F.relu(self.bn1(self.conv1(x))) * mask
-        y = self.bn2(self.conv2(y))
-        return F.relu(y + self.shortcut(x)) * mask
-
-
-class Encoder(nn.Module):
-    """ResNet-18 whose padded positions stay zero, so that padding never changes a feature.
-
-    Every convolution reads zeros outside the true size, as it does beyond the border of
-    an unpadded image; a batch of images of several sizes gives what each gives alone.
-    """
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        widths, strides = config.widths, config.strides
-        self.strides = strides
-        self.stem = nn.Conv2d(1, widths[0], 7 if strides[0] > 1 else 3, strides[0],
-                              3 if strides[0] > 1 else 1, bias=False)  # fmt: skip
-        self.stem_bn = nn.BatchNorm2d(widths[0])
-        stages, previous = [], widths[0]
-        for width, stride in zip(widths, (1, *strides[2:]), strict=True):
-            stages.append(
-                nn.ModuleList(
-                    [ResidualBlock(previous, width, stride), ResidualBlock(width, width, 1)]
-                )
-            )
-            previous = width
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, image: Tensor, size: Tensor) -> Tensor:
-        """Features (B, D, h, w) of ``image`` float (B, 1, H, W) in [0, 1], zero outside ``size``.
-
-        ``size`` int32 (B, 2) holds the true height and width in pixels, multiples of
-        the stride.
-        """
-        stride = self.strides[0]
-        x = self.stem_bn(self.stem(image))
-        mask = self._mask(x, size, stride)
-        x = F.relu(x) * mask
-        if self.strides[1] > 1:
-            x = F.max_pool2d(x, self.strides[1])  # non-negative input: zeros never win over ink
-            stride *= self.strides[1]
-            mask = self._mask(x, size, stride)
-        for stage, step in zip(self.stages, (1, *self.strides[2:]), strict=True):
-            if step > 1:
-                stride *= step
-            blocks: list[ResidualBlock] = list(stage.children())  # type: ignore[arg-type]
-            for index, block in enumerate(blocks):
-                if index == 0 and step > 1:
-                    mask = size_mask(size, -(-x.shape[2] // step), -(-x.shape[3] // step), stride)
-                    mask = mask[:, None].to(x.dtype)
-                x = block(x, mask)
-        features: Tensor = x
-        return features
-
-    @staticmethod
-    def _mask(x: Tensor, size: Tensor, stride: int) -> Tensor:
-        return size_mask(size, x.shape[2], x.shape[3], stride)[:, None].to(x.dtype)
-
-
-def position_embedding(
-    rows: int, columns: int, channels: int, device: torch.device | None = None
-) -> Tensor:
-    """2-D sinusoidal embedding of absolute positions, float32 (rows, columns, channels).
-
-    The first half of the channels encodes the row, the second the column, each as in
-    "Attention Is All You Need" (sine, then cosine, wavelengths 2 pi to 10,000 * 2 pi).
-    """
-    quarter = channels // 4
-    frequency = torch.exp(
-        torch.arange(quarter, device=device, dtype=torch.float32) * (-math.log(10000.0) / quarter)
-    )
-    y = torch.arange(rows, device=device, dtype=torch.float32)[:, None] * frequency
-    x = torch.arange(columns, device=device, dtype=torch.float32)[:, None] * frequency
-    rows_part = torch.cat([y.sin(), y.cos()], dim=-1)[:, None, :].expand(rows, columns, -1)
-    columns_part = torch.cat([x.sin(), x.cos()], dim=-1)[None, :, :].expand(rows, columns, -1)
-    return torch.cat([rows_part, columns_part], dim=-1)
-
-
 class Recogniser(nn.Module):
     """Encoder and decoder; ``encode`` once an image, ``step`` once a token."""
 
@@ -219,7 +125,7 @@ class Recogniser(nn.Module):
         super().__init__()
         self.config = config
         d, a, u = config.features, config.attention, config.hidden
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config.widths, config.strides)
         self.initial = nn.Linear(d, 2 * u)
         self.key_feature = nn.Linear(d, a)  # W_f, and the one bias of the sum
         self.key_position = nn.Linear(d, a, bias=False)  # W_q
@@ -239,16 +145,22 @@ class Recogniser(nn.Module):
 
     def encoded(self, features: Tensor, size: Tensor) -> Encoded:
         """Keys, values and the initial state of encoder ``features`` (B, D, h, w)."""
+        f, q, mask, keys, state = self.memory(features, size)
+        values = torch.cat([f, (f + q) * mask[..., None].to(f.dtype)], dim=-1)
+        return Encoded(values, keys, self.feature_size(size), state)
+
+    def memory(self, features: Tensor, size: Tensor) -> Memory:
+        """What ``encoded`` is made of; training reads it directly."""
         stride, d = self.config.stride, self.config.features
         f = features.permute(0, 2, 3, 1).float()
-        mask = size_mask(size, f.shape[1], f.shape[2], stride)[..., None].to(f.dtype)
+        inside = size_mask(size, f.shape[1], f.shape[2], stride)
+        mask = inside[..., None].to(f.dtype)
         q = position_embedding(f.shape[1], f.shape[2], d, f.device)
         mean = f.sum((1, 2)) / mask.sum((1, 2))
         state = torch.tanh(self.initial(mean))
         state = torch.cat([state, torch.zeros_like(mean)], dim=-1)
         keys = (self.key_feature(f) + self.key_position(q)) * mask
-        values = torch.cat([f, (f + q) * mask], dim=-1)
-        return Encoded(values, keys, self.feature_size(size), state)
+        return Memory(f, q, inside, keys, state)
 
     def feature_size(self, size: Tensor) -> Tensor:
         """True size in feature positions, int32 (B, 2); sizes are multiples of the stride."""

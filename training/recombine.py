@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -175,6 +175,13 @@ class Recombiner:
             if fitted is not None:
                 return fitted
         return None
+
+
+def recombination(
+    settings: RecombineSettings, examples: Sequence[Example]
+) -> Callable[[Example, np.random.Generator], Example]:
+    """``Recombiner.draw`` for ``examples``: made anew in every process that makes batches."""
+    return Recombiner(examples, settings).draw
 
 
 def fit(ink: Sequence[Stroke], where: Sequence[Stroke]) -> list[Stroke] | None:

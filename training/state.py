@@ -33,26 +33,32 @@ class Progress:
     best_step: int = 0
     seconds: float = 0.0  # of training, all runs together
     images: int = 0
+    share: float | None = None  # of the peak learning rate, at the last step; None: unknown
     identity: dict[str, object] = field(default_factory=dict)  # what must not change on resume
 
 
 class Average:
-    """Exponential moving average of weights and normalisation statistics."""
+    """Exponential moving average of weights and normalisation statistics.
+
+    ``model`` stays the same object on the same device for as long as it is followed.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        current = {name: value.detach() for name, value in model.state_dict().items()}
+        self.values = {name: value.clone() for name, value in current.items()}
+        self._pairs = [(self.values[name], value) for name, value in current.items()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards ``model``; early steps count more, so that the start is forgotten."""
+    def update(self, step: int) -> None:
+        """Move towards the model; early steps count more, so that the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            kept = self.values[name]
-            if kept.dtype.is_floating_point:
-                kept.lerp_(value, 1.0 - decay)
-            else:
-                kept.copy_(value)
+        moving = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        kept, current = ([pair[i] for pair in moving] for i in (0, 1))
+        torch._foreach_lerp_(kept, current, 1.0 - decay)
+        for value, now in self._pairs:
+            if not value.is_floating_point():
+                value.copy_(now)
 
 
 def save_state(
@@ -72,7 +78,7 @@ def save_state(
             tensors[f"optimiser/{index}/{name}"] = torch.as_tensor(value)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / (STATE_FILE + ".part")
-    flat = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    flat = {name: _plain(value) for name, value in tensors.items()}
     save_file(flat, draft, metadata={"progress": json.dumps(asdict(progress))})
     os.replace(draft, folder / STATE_FILE)
 
@@ -85,6 +91,7 @@ def load_state(
 ) -> Progress | None:
     """Restore what ``save_state`` wrote; ``None`` if the folder holds no state.
 
+    Whatever device wrote it, the tensors go to where those of ``modules`` are.
     Raises ``DatasetError`` if the state cannot be read or belongs to another network.
     """
     path = folder / STATE_FILE
@@ -102,14 +109,30 @@ def load_state(
             average.values[name].copy_(tensors[f"average/{name}"])
         state = optimiser.state_dict()
         state["state"] = {}
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
         for name, value in tensors.items():
             if name.startswith("optimiser/"):
                 _, index, key = name.split("/")
+                if value.ndim:  # fused optimisers need the moments laid out as their parameter is
+                    value = torch.empty_like(parameters[int(index)]).copy_(value)
                 state["state"].setdefault(int(index), {})[key] = value
         optimiser.load_state_dict(state)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        IndexError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:
         raise DatasetError(
             f"{path} cannot be resumed: {str(error).splitlines()[0]} Give another --save-dir to "
             "start anew, or the same options as before to go on."
         ) from error
     return progress
+
+
+def _plain(value: Tensor) -> Tensor:
+    """An own copy on the CPU, rows first: channels-last storage is a matter of speed alone."""
+    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -10,61 +10,36 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hmer.errors import DatasetError
 from hmer.preprocess import PreprocessSettings
 from hmer.vocab import Vocabulary
-from training import losses
+from training import batches, curves, schedule
 from training.augment import AugmentSettings
+from training.batches import BatchMaker, Planner, Variation
 from training.checkpoint import save_checkpoint
-from training.data import Batch, Example, Plan, Renderer, collate, estimate_size, plan_epoch
+from training.data import Batch, Example, Renderer, estimate_size
+from training.device import find_device
+from training.distributed import World
+from training.engine import Engine, Mark, Reading
 from training.evaluate import predict
 from training.network import NetworkConfig, Recogniser
-from training.state import Average, Progress, load_state, save_state
+from training.schedule import learning_rate as learning_rate
+from training.settings import TrainSettings as TrainSettings
+from training.state import Progress, load_state, save_state
 
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """One run. Lengths of a schedule are in steps; ``pixels`` is padded pixels a batch.
-
-    The learning rate rises over ``warmup`` steps, stays, and falls to zero over the last
-    ``decay_share`` of ``steps``: a run can be extended by raising ``steps``. The
-    ``curriculum`` lists (most tokens, zoom) of the first epochs: short and small first.
-    The weights of the auxiliary losses fall to zero with the learning rate.
-    """
-
-    steps: int = 8000
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    decay_share: float = 0.3
-    weight_decay: float = 1e-2
-    clip: float = 5.0
-    pixels: int = 240_000
-    limit: int = 32
-    seed: int = 0
-    label_smoothing: float = 0.05
-    attention_weight: float = 0.5
-    symbols_weight: float = 0.5
-    average: float = 0.999
-    evaluate_every: int = 500
-    save_every: int = 200
-    held_out_limit: int = 300
-    patience: int = 0  # evaluations without a better score before stopping; 0: never
-    curriculum: tuple[tuple[int, float], ...] = (
-        (8, 0.8),
-        (16, 0.8),
-        (32, 0.8),
-        (999, 0.85),
-        (999, 0.85),
-    )
+METRICS_FILE = "metrics.jsonl"
+_LOST = 20  # steps in a row without a finite gradient: the run will not recover
 
 
 @dataclass
@@ -80,18 +55,12 @@ class Report:
         return json.dumps({"kind": self.kind, "step": self.step, **self.values})
 
 
-def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The rate of the step with this number (from 0)."""
-    return (
-        settings.learning_rate
-        * min(1.0, (step + 1) / max(1, settings.warmup))
-        * _fall(step, settings)
-    )
+class _Done(NamedTuple):
+    """A step whose results may still be on their way from the device."""
 
-
-def _fall(step: int, settings: TrainSettings) -> float:
-    length = max(1.0, settings.steps * settings.decay_share)
-    return min(1.0, max(0.0, (settings.steps - step) / length))
+    step: int
+    values: dict[str, float]
+    reading: Reading
 
 
 class Trainer:
@@ -109,50 +78,54 @@ class Trainer:
         augmentation: AugmentSettings,
         listener: Callable[[Report], None] = lambda report: None,
         initial: Recogniser | None = None,
+        device: str = "auto",
+        variation: Variation | None = None,
     ) -> None:
-        """``initial`` gives the weights that a new run starts from; a resumed one has its own."""
+        """``initial`` gives the weights that a new run starts from; a resumed one has its own.
+
+        ``device`` is ``auto``, ``cpu`` or ``cuda``; a run may go on on another one.
+        ``variation`` changes examples before they are rendered (see ``training.batches``).
+        """
         if not train:
             raise DatasetError("There is nothing to train on: the data holds no example.")
+        self.began = time.monotonic()
+        self.world = World()
+        self.device = find_device(device, self.world.local_rank)
         self.folder, self.settings, self.listener = folder, settings, listener
         self.stopping = False  # set it from anywhere: the run saves after its step and returns
         self.train, self.vocabulary = list(train), vocabulary
         self.held_out = list(held_out)[: settings.held_out_limit]
         self.renderer = Renderer(vocabulary, preprocess, augmentation)
-        self.sizes = [estimate_size(example, preprocess) for example in train]
-        self.lengths = [len(example.tokens) for example in train]
-        torch.manual_seed(settings.seed)
-        self.model = Recogniser(network)
-        if initial is not None:
-            self.model.load_state_dict(initial.state_dict())
-        # Convolutions are half as fast again with the channels last. With fewer than 16 channels
-        # PyTorch 2.13 (oneDNN) then writes outside its buffers on two threads: heap corruption.
-        if all(width % 16 == 0 for width in network.widths):
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.head = losses.SymbolHead(network.features, len(vocabulary))
-        self.drawn_as = losses.drawn_as_matrix(vocabulary)
-        self.average = Average(self.model, settings.average)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self._parameters() if p.ndim > 1]},
-            {"params": [p for p in self._parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        self.planner = Planner(
+            settings,
+            [estimate_size(example, preprocess) for example in train],
+            [len(example.tokens) for example in train],
+            augmentation.zoom,
+            self.world.rank,
+            self.world.size,
         )
-        self.modules = {"model": self.model, "head": self.head}
+        self.maker = BatchMaker(self.renderer, self.train, settings.seed, variation)
+        self.world.join(self.device)
+        self.engine = Engine(network, vocabulary, settings, self.device, self.world, initial)
+        self.model, self.average = self.engine.model, self.engine.average
         self.identity: dict[str, object] = {
             "vocabulary": vocabulary.fingerprint,
             "network": network.to_dict(),
             "examples": len(train),
             "seed": settings.seed,
         }
-        found = load_state(folder, self.modules, self.average, self.optimiser)
+        found = load_state(folder, self.engine.modules, self.average, self.engine.optimiser)
         self.progress = found or Progress(identity=self.identity)
         self._check_identity()
-
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.model.parameters(), *self.head.parameters()]
+        if self.progress.share is None:
+            self.progress.share = self._last_share()
+        self.quiet = self.world.rank > 0  # writes no file and tells nobody
+        self.mark: Mark = lambda name: None
+        self._pending: deque[_Done] = deque()
+        self._lost = 0
+        self._reserve = 0.0  # seconds that the end of the run will take
+        self._plain: list[NDArray[np.uint8]] | None = None
+        self._board = curves.Board(folder, self.progress.step, settings.tensorboard)
 
     def _check_identity(self) -> None:
         for name, value in self.identity.items():
@@ -162,27 +135,103 @@ class Trainer:
                     f"({self.progress.identity.get(name)!r}, now {value!r}). Give another "
                     "--save-dir to start anew, or the same data and options to go on."
                 )
+        step = self.progress.step
+        if self.world.most([step, -step]) != [step, -step]:
+            raise DatasetError(
+                f"{self.folder} holds another step for some processes than the {step} found here. "
+                "Give a --save-dir that all machines share."
+            )
+
+    def _last_share(self) -> float:
+        """Where the rate of a state of an older version ended: from its metrics, or as planned."""
+        if self.progress.step == 0:
+            return 0.0
+        last = curves.read_metrics(self.folder / METRICS_FILE).steps.get(self.progress.step)
+        if last and self.settings.learning_rate > 0:
+            return min(1.0, last["rate"] / self.settings.learning_rate)
+        return schedule.fall(self.progress.step - 1, self.settings)
 
     def run(self) -> Progress:
-        """Train until ``settings.steps`` or until patience ends; returns where it stands."""
-        with ThreadPoolExecutor(1, "batches") as pool:
+        """Train until ``steps``, patience or ``max_hours`` end it; returns where it stands."""
+        if self.progress.step >= self.settings.steps:
+            return self.progress
+        with self.stream() as made:
             since = time.monotonic()
-            for batch in self._batches(pool):
-                self._step(batch)
+            for job, batch in made:
+                self.mark("data wait")
+                stopping = self.advance(job, batch)
                 now = time.monotonic()
                 self.progress.seconds += now - since
                 since = now
                 done = self.progress.step
-                last = done >= self.settings.steps
+                last = done >= self.settings.steps or self._fall() <= 0.0
                 if done % self.settings.evaluate_every == 0 or last:
                     self.evaluate()
                     since = time.monotonic()
                 if done % self.settings.save_every == 0 or last:
                     self.save()
-                if last or self.stopping or self._out_of_patience():
+                if last or stopping or self._out_of_patience():
                     self.save()
-                    return self.progress
+                    break
+        self._flush()
+        self._board.close()
         return self.progress
+
+    def stream(self) -> AbstractContextManager[Iterator[tuple[batches.Job, Batch]]]:
+        """The batches from where the run stands."""
+        jobs = self.planner.jobs(self.progress.epoch, self.progress.batch)
+        pin = self.device.type == "cuda"
+        return batches.stream(self.maker, jobs, self.settings.workers, pin)
+
+    def advance(self, job: batches.Job, batch: Batch) -> bool:
+        """One step, the same in all processes; whether any of them was asked to stop."""
+        started, progress = time.monotonic(), self.progress
+        height, width = batch.image.shape[-2:]
+        elapsed = started - self.began + self._reserve
+        tallest, widest, stop, self._elapsed = self.world.most(
+            [height, width, self.stopping, elapsed]
+        )
+        fall = self._fall()
+        progress.share = schedule.rise(fall, progress.share or 0.0, self.settings)
+        rate = self.settings.learning_rate * progress.share
+        on_device, pack = self.engine.load(batch, int(tallest), int(widest))
+        self.mark("transfer")
+        reading = self.engine.step(on_device, pack, progress.step, rate, fall)
+        progress.step += 1
+        progress.images += job.rows
+        progress.epoch, progress.batch = job.after
+        values = {
+            "epoch": job.epoch,
+            "rate": rate,
+            "images": job.rows,
+            "seconds": time.monotonic() - started,
+        }
+        self._pending.append(_Done(progress.step, values, reading))
+        self._flush(1 if self.device.type == "cuda" else 0)  # let a GPU run one step ahead
+        self.mark("report")
+        if self.world.shared:
+            self.stopping = bool(stop)
+        return self.stopping
+
+    _elapsed = 0.0  # seconds of this invocation, as all processes agree
+
+    def _fall(self) -> float:
+        return schedule.fall(self.progress.step, self.settings, self._elapsed)
+
+    def _flush(self, keep: int = 0) -> None:
+        """Report all but the last ``keep`` steps."""
+        while len(self._pending) > keep:
+            step, values, reading = self._pending.popleft()
+            names = ("loss", "attention", "symbols", "accuracy", "norm")
+            found = dict(zip(names, reading.get(), strict=True))
+            self._lost = 0 if math.isfinite(found["norm"]) else self._lost + 1
+            self._report("step", step, **found, **values)
+            if self._lost >= _LOST:
+                raise DatasetError(
+                    f"The last {_LOST} gradients before step {step} were not finite: the run in "
+                    f"{self.folder} diverged. Go on from its last saved state with a lower "
+                    "--learning-rate."
+                )
 
     def _out_of_patience(self) -> bool:
         waited = (self.progress.step - self.progress.best_step) // self.settings.evaluate_every
@@ -190,124 +239,59 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state; a kill from now on loses nothing before this step."""
-        save_state(self.folder, self.modules, self.average, self.optimiser, self.progress)
-
-    # Batches: made one ahead of the step that uses them, in a thread.
-
-    def _batches(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        if self.progress.step >= self.settings.steps:
-            return
-        ahead: Future[Batch] | None = None
-        while True:
-            epoch = self.progress.epoch
-            plans = self._plan(epoch)
-            for position in range(self.progress.batch, len(plans)):
-                batch = (ahead or pool.submit(self._make, plans[position], epoch)).result()
-                more = position + 1 < len(plans)
-                ahead = pool.submit(self._make, plans[position + 1], epoch) if more else None
-                self.progress.batch = position + 1
-                yield batch
-            self.progress.epoch += 1
-            self.progress.batch = 0
-
-    def _plan(self, epoch: int) -> list[Plan]:
-        stages = self.settings.curriculum
-        longest, shrink = stages[epoch] if epoch < len(stages) else (10**9, 1.0)
-        chosen = [i for i, n in enumerate(self.lengths) if n <= longest] or list(
-            range(len(self.train))
-        )
-        low, high = self.renderer.augmentation.zoom
-        plans = plan_epoch(
-            [self.sizes[i] for i in chosen],
-            (low * shrink, high * shrink),
-            self.settings.pixels,
-            self.settings.limit,
-            np.random.default_rng((self.settings.seed, epoch)),
-        )
-        return [Plan([chosen[i] for i in plan.indices], plan.zoom) for plan in plans]
-
-    def _make(self, plan: Plan, epoch: int) -> Batch:
-        samples = [
-            self.renderer.render(
-                self.train[i], np.random.default_rng((self.settings.seed, epoch, i)), plan.zoom
-            )
-            for i in plan.indices
-        ]
-        return collate(samples, len(self.vocabulary), self.renderer.settings.multiple)
-
-    def _step(self, batch: Batch) -> None:
-        settings, step = self.settings, self.progress.step
-        started = time.monotonic()
-        torch.manual_seed(settings.seed * 1_000_003 + step)
-        rate, fall = learning_rate(step, settings), _fall(step, settings)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        found = losses.compute(
-            self.model, self.head, batch, self.drawn_as, settings.label_smoothing
-        )
-        total = (
-            found.label
-            + settings.attention_weight * fall * found.attention
-            + settings.symbols_weight * fall * found.symbols
-        )
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters(), settings.clip))
-        if math.isfinite(norm):
-            self.optimiser.step()
-            self.average.update(self.model, step)
-        self.progress.step += 1
-        self.progress.images += len(batch.image)
-        taken = time.monotonic() - started
-        self._report(
-            "step",
-            epoch=self.progress.epoch,
-            loss=found.label.item(),
-            attention=found.attention.item(),
-            symbols=found.symbols.item(),
-            accuracy=found.accuracy.item(),
-            norm=norm,
-            rate=rate,
-            images=len(batch.image),
-            seconds=taken,
-        )
+        self._flush()
+        if not self.quiet and not self._lost:
+            engine = self.engine
+            save_state(self.folder, engine.modules, self.average, engine.optimiser, self.progress)
 
     def evaluate(self) -> float:
         """ExpRate on the held-out examples, free-running, with averaged weights; keeps the best."""
+        self._flush()
         started = time.monotonic()
-        model = Recogniser(self.model.config)
-        model.load_state_dict(self.average.values)
-        model.eval()
+        model, mine = self.engine.judge(), self.held_out[self.world.rank :: self.world.size]
+        if self._plain is None:
+            self._plain = [self.renderer.plain(example) for example in mine]
         right = sum(
             tuple(self.vocabulary.decode(p.ids)) == example.tokens
-            for example, p in predict(model, self.renderer, self.held_out)
+            for example, p in predict(model, self.renderer, mine, images=self._plain)
         )
-        score = right / max(1, len(self.held_out))
+        counted = self.world.sum(torch.tensor(float(right)))
+        score = float(counted) / max(1, len(self.held_out))
+        seconds = time.monotonic() - started
+        self._reserve = max(self._reserve, 1.5 * seconds)
         self._report(
             "held_out",
+            self.progress.step,
             exprate=score,
             n=len(self.held_out),
             hours=self.progress.seconds / 3600,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
         )
         if score > self.progress.best_score or not self.held_out:
             self.progress.best_score, self.progress.best_step = score, self.progress.step
-            details = {
-                "training": {
-                    **{k: v for k, v in asdict(self.progress).items() if k != "identity"},
-                    "settings": asdict(self.settings),
-                    "augmentation": asdict(self.renderer.augmentation),
-                    "held_out_examples": len(self.held_out),
-                }
-            }
-            save_checkpoint(
-                self.folder / "best", model, self.vocabulary, self.renderer.settings, details
-            )
+            self._keep(model)
         return score
 
-    def _report(self, kind: str, **values: float) -> None:
-        report = Report(kind, self.progress.step, values)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+    def _keep(self, model: Recogniser) -> None:
+        if self.quiet:
+            return
+        details = {
+            "training": {
+                **{k: v for k, v in asdict(self.progress).items() if k != "identity"},
+                "settings": asdict(self.settings),
+                "augmentation": asdict(self.renderer.augmentation),
+                "held_out_examples": len(self.held_out),
+            }
+        }
+        save_checkpoint(
+            self.folder / "best", model, self.vocabulary, self.renderer.settings, details
+        )
+
+    def _report(self, kind: str, step: int, **values: float) -> None:
+        if self.quiet:
+            return
+        report = Report(kind, step, values)
+        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(report.to_json() + "\n")
+        self._board.add(kind, step, values)
         self.listener(report)

@@ -1,0 +1,219 @@
+"""Batches ahead of the steps that use them: by one thread, or by worker processes.
+
+What is in a batch hangs on (seed, epoch, indices) alone, never on who makes it, so a run has
+the same curve with any number of workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from hmer.errors import HmerError
+from training.data import Batch, Example, Plan, Renderer, collate, plan_epoch
+from training.settings import TrainSettings
+
+AHEAD = 2  # batches that wait for a step, of the thread or of each worker
+
+# Makes of all examples a function that changes one at random, before it is rendered.
+Variation = Callable[
+    [Sequence[Example]], Callable[[Example, np.random.Generator], Example]
+]  # fmt: skip
+
+
+class Job(NamedTuple):
+    """One batch to make: this process's ``indices`` of a batch of the epoch's plan.
+
+    ``rows`` is the batch of all processes together; ``after`` are epoch and batch that come
+    next; ``nothing`` asks for a batch without rows.
+    """
+
+    epoch: int
+    indices: tuple[int, ...]
+    zoom: float
+    rows: int
+    after: tuple[int, int]
+    nothing: bool = False
+
+
+class Planner:
+    """Which examples make which batch: the same in every process, whatever the number."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        sizes: Sequence[tuple[int, int]],
+        lengths: Sequence[int],
+        zooms: tuple[float, float],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """``sizes`` and token counts (``lengths``) of all examples."""
+        self.settings, self.zooms = settings, zooms
+        self.sizes, self.lengths = sizes, lengths
+        self.rank, self.world = rank, world
+
+    def epoch(self, epoch: int) -> list[Plan]:
+        """The batches of all processes of this epoch, in order."""
+        stages = self.settings.curriculum
+        longest, shrink = stages[epoch] if epoch < len(stages) else (10**9, 1.0)
+        chosen = [i for i, n in enumerate(self.lengths) if n <= longest]
+        chosen = chosen or list(range(len(self.lengths)))
+        low, high = self.zooms
+        plans = plan_epoch(
+            [self.sizes[i] for i in chosen],
+            (low * shrink, high * shrink),
+            self.settings.pixels,
+            self.settings.limit,
+            np.random.default_rng((self.settings.seed, epoch)),
+        )
+        return [Plan([chosen[i] for i in plan.indices], plan.zoom) for plan in plans]
+
+    def jobs(self, epoch: int, batch: int) -> Iterator[Job]:
+        """This process's jobs from there on, without end."""
+        while True:
+            plans = self.epoch(epoch)
+            for position in range(batch, len(plans)):
+                indices, zoom = plans[position]
+                own = tuple(indices[self.rank :: self.world])
+                # A batch without rows still has its shape: one row is made and taken off.
+                yield Job(
+                    epoch,
+                    own or (indices[0],),
+                    zoom,
+                    len(indices),
+                    (epoch, position + 1) if position + 1 < len(plans) else (epoch + 1, 0),
+                    not own,
+                )
+            epoch, batch = epoch + 1, 0
+
+
+class BatchMaker(Dataset[Any]):
+    """Renders the examples of a job; it travels to the worker processes."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        examples: Sequence[Example],
+        seed: int,
+        variation: Variation | None = None,
+    ) -> None:
+        self.renderer, self.examples, self.seed = renderer, examples, seed
+        self.variation = variation
+        self._vary: Callable[[Example, np.random.Generator], Example] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_vary": None}  # every process builds its own
+
+    def make(self, job: Job) -> Batch:
+        """The batch, rows sorted by the length of their label: longest first."""
+        if self.variation and self._vary is None:
+            self._vary = self.variation(self.examples)
+        samples = []
+        for index in job.indices:
+            rng = np.random.default_rng((self.seed, job.epoch, index))
+            example = self.examples[index]
+            if self._vary:
+                example = self._vary(example, rng)
+            samples.append(self.renderer.render(example, rng, job.zoom))
+        samples.sort(key=lambda sample: -len(sample.ids))
+        settings, size = self.renderer.settings, len(self.renderer.vocabulary)
+        batch = collate(samples, size, settings.multiple)
+        return Batch(*(part[:0] for part in batch)) if job.nothing else batch
+
+    def __getitem__(self, job: Job) -> Parcel | HmerError:
+        """For ``DataLoader``; an error comes as a value, because it would add a traceback."""
+        try:
+            return Parcel([part.numpy() for part in self.make(job)])
+        except HmerError as error:
+            return error
+
+
+class Parcel:
+    """A batch on its way between processes, as arrays: tensors would need room in /dev/shm."""
+
+    def __init__(self, arrays: list[NDArray[Any]]) -> None:
+        self.arrays = arrays
+
+    def open(self) -> Batch:
+        """The batch."""
+        return Batch(*map(torch.from_numpy, self.arrays))
+
+    def pin_memory(self) -> Batch:
+        """Called by ``DataLoader`` in a thread of its own, if there is a GPU."""
+        return pinned(self.open())
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch in memory that a GPU copies from by itself."""
+    return Batch(*(part.pin_memory() for part in batch))
+
+
+@contextlib.contextmanager
+def stream(
+    maker: BatchMaker, jobs: Iterator[Job], workers: int, pin: bool
+) -> Iterator[Iterator[tuple[Job, Batch]]]:
+    """An iterator over jobs and their batches; its thread or processes end with the context."""
+    if workers <= 0:
+        with ThreadPoolExecutor(1, "batches") as pool:
+            yield _by_thread(maker, jobs, pool, pin)
+        return
+    mine, theirs = itertools.tee(jobs)
+    with warnings.catch_warnings():  # more workers than CPU cores are the caller's choice
+        warnings.simplefilter("ignore", UserWarning)
+        loader: DataLoader[Any] = DataLoader(
+            maker,
+            batch_size=None,  # an index is a job, an item a whole batch
+            sampler=cast(Any, theirs),
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            pin_memory=pin,
+            worker_init_fn=_quiet,
+            # A fork of a process with threads may hang; a GPU's context does not survive one.
+            multiprocessing_context="forkserver",
+        )
+        batches = iter(loader)
+    try:
+        yield _opened(mine, batches)
+    finally:
+        del batches, loader  # ends the workers
+
+
+def _by_thread(
+    maker: BatchMaker, jobs: Iterator[Job], pool: ThreadPoolExecutor, pin: bool
+) -> Iterator[tuple[Job, Batch]]:
+    def make(job: Job) -> Batch:
+        return pinned(maker.make(job)) if pin else maker.make(job)
+
+    ahead: deque[tuple[Job, Future[Batch]]] = deque()
+    for job in jobs:
+        ahead.append((job, pool.submit(make, job)))
+        if len(ahead) >= AHEAD:
+            first, made = ahead.popleft()
+            yield first, made.result()
+
+
+def _opened(jobs: Iterator[Job], items: Iterator[Any]) -> Iterator[tuple[Job, Batch]]:
+    for job, item in zip(jobs, items, strict=False):
+        if isinstance(item, HmerError):
+            raise item
+        yield job, item.open() if isinstance(item, Parcel) else item
+
+
+def _quiet(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the trainer alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import cv2
+
+    cv2.setNumThreads(1)

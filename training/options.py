@@ -1,0 +1,125 @@
+"""What the commands of ``hmer-train`` share: ``--task``, the data options, what they say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hmer.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from training.sources import Loaded
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TASKS = ("train", "eval")
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+_OWN_OPTIONS = ("--help", "--version")
+
+
+class TaskGroup(click.Group):
+    """A group whose command can also be named by ``--task``, anywhere on the line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Turn ``--task train OPTIONS`` into ``train OPTIONS``."""
+        task, rest = _take_task(args)
+        if task is not None:
+            if task not in TASKS:
+                raise click.UsageError(f"--task must be train or eval, not {task!r}.", ctx)
+            if rest and rest[0] in self.commands:
+                if rest[0] != task:
+                    raise click.UsageError(
+                        f"The command is {rest[0]}, but --task says {task}. Give one of them.", ctx
+                    )
+                rest = rest[1:]
+            ctx.meta[__name__] = True
+            rest = [task, *rest]
+        elif rest and rest[0].startswith("-") and rest[0] not in _OWN_OPTIONS:
+            raise click.UsageError(
+                f"Say what to do before {rest[0]}: train or eval (or --task train, --task eval).",
+                ctx,
+            )
+        return super().parse_args(ctx, rest)
+
+    @staticmethod
+    def by_option(ctx: click.Context) -> bool:
+        """Whether ``--task`` named the command."""
+        return bool(ctx.meta.get(__name__))
+
+
+def _take_task(args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of ``--task`` and the other arguments."""
+    for place, argument in enumerate(args):
+        if argument == "--":
+            break
+        if argument.startswith("--task="):
+            return argument.partition("=")[2], [*args[:place], *args[place + 1 :]]
+        if argument == "--task":
+            value = args[place + 1] if place + 1 < len(args) else ""
+            return value, [*args[:place], *args[place + 2 :]]
+    return None, list(args)
+
+
+def data_options(command: F) -> F:
+    """The options that say what to read: the same for training and evaluation."""
+    for option in reversed((
+        click.option("--data", "--data-dir", "data", type=click.Path(path_type=Path),
+                     required=True, help="A folder or file of labelled ink or pictures: stroke "
+                     "pack, InkML, train.json and eval.json, caption file, CSV."),
+        click.option("--image-dir", type=click.Path(path_type=Path),
+                     help="The folder of the pictures.  [default: beside the labels, or images]"),
+        click.option("--sequence-length", default=200, show_default=True,
+                     type=click.IntRange(min=1), help="Most tokens of a label."),
+        click.option("--strict", is_flag=True,
+                     help="Stop at the first entry that cannot be used, instead of skipping it."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def recipe_options(command: F) -> F:
+    """What the loss and the data are made of; training/ABLATIONS.md says what each is worth."""
+    for option in reversed((
+        click.option("--recombine/--no-recombine", default=True, show_default=True,
+                     help="New expressions from parts and symbols of segmented ones."),
+        click.option("--attention-weight", default=0.5, type=click.FloatRange(min=0),
+                     show_default=True, help="Of the loss that pulls attention to the ink of the "
+                     "symbol being written."),
+        click.option("--symbols-weight", default=0.5, type=click.FloatRange(min=0),
+                     show_default=True, help="Of the loss on which symbols have ink where."),
+        click.option("--label-smoothing", default=0.05, type=click.FloatRange(0, 0.5),
+                     show_default=True),
+        click.option("--drop-attention", default=0.0, type=click.FloatRange(0, 1),
+                     show_default=True, help="Share of attended positions that training "
+                     "suppresses."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def need_torch(what: str) -> None:
+    """Raise ``MissingDependency`` where the extra is not installed."""
+    try:
+        import safetensors  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency(
+            f"{what} needs torch and safetensors. Install them with: pip install 'hmer[train]'"
+        ) from error
+
+
+def say(text: str) -> None:
+    """A line for a person on stderr; of several processes (torchrun) the first one says it."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text, err=True)
+
+
+def tell_problems(sources: Iterable[Loaded]) -> None:
+    """Say what was skipped, at the end, where it is seen."""
+    for loaded in sources:
+        for line in loaded.sentences():
+            say(line)
