@@ -1,12 +1,13 @@
 # make demo   recognise the sample formulas on the embedded Triton server (no torch, no GPU)
 # make test   run the whole test suite
 # make lint   ruff and mypy
+# make gpu    build TensorRT engines, verify and time them; one report (needs a GPU or docker)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint gpu format clean
 
 demo: $(VENV)/.demo
 	@sh deploy/demo.sh $(BIN)
@@ -18,6 +19,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu: $(VENV)/.demo
+	@sh deploy/gpu.sh $(BIN) $(GPU_ARGS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
@@ -32,7 +36,7 @@ $(VENV)/.demo: setup.cfg | $(BIN)/python
 
 $(VENV)/.test: setup.cfg deploy/install_torch.sh | $(BIN)/python
 	sh deploy/install_torch.sh $(BIN)
-	$(PIP) --editable '.[serve,client,train,export,openvino,dev]'
+	$(PIP) --editable '.[serve,client,train,export,openvino,plots,report,dev]'
 	@touch $@ $(VENV)/.demo
 
 clean:

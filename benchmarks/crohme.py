@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hmer.errors import BadParameter, DatasetError, MissingInput
+from hmer.errors import BadParameter, DatasetError, MissingDependency, MissingInput
+from hmer.latex import canonical_or_same
 
 LABELS = ("norm", "norm_wap")
 STROKES, WAP_IMAGES = "strokes", "wap-images"
 _PACK_ENDS = (".jsonl.gz", ".jsonl")
+HELD_OUT_SHARE, HELD_OUT_SEED = 0.05, 0  # hmer-train's own
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Expression:
     id: str
     truth: tuple[str, ...]
     data: bytes
+    writer: str = ""  # empty where the pack does not tell
 
 
 def read_pack(pack: Path, label: str = "norm", form: str = STROKES) -> list[Expression]:
@@ -47,7 +50,7 @@ def read_pack(pack: Path, label: str = "norm", form: str = STROKES) -> list[Expr
                 f"Line {number} of {pack} lacks {error}. Is it a CROHME pack with the label "
                 f"{label!r} and, for --input {WAP_IMAGES}, does the zip belong to it?"
             ) from None
-        expressions.append(Expression(id_, truth, data))
+        expressions.append(Expression(id_, truth, data, str(record.get("writer") or "")))
     if not expressions:
         raise DatasetError(f"{pack} holds no expressions.")
     return expressions
@@ -63,6 +66,33 @@ def select(
             raise BadParameter(f"The pack has no expression {', '.join(sorted(unknown))}.")
         expressions = [expression for expression in expressions if expression.id in set(ids)]
     return expressions[:limit]
+
+
+def held_out(expressions: list[Expression]) -> list[Expression]:
+    """The part of a training pack that ``hmer-train`` holds out, for choosing settings.
+
+    Writers and labels of it were not trained on. Give the whole pack: which expressions are
+    held out depends on all. Raises ``DatasetError`` where no writer is held out, and
+    ``MissingDependency`` without torch.
+    """
+    try:
+        from training.data import Example, split_by_writer_and_label
+    except ImportError as error:
+        raise MissingDependency(
+            "The held-out part is what training held out, and that needs torch. Install it with: "
+            "pip install 'hmer[train]'"
+        ) from error
+    examples = [
+        Example(str(index), e.writer, tuple(canonical_or_same(e.truth)), [])
+        for index, e in enumerate(expressions)
+    ]
+    split = split_by_writer_and_label(examples, HELD_OUT_SHARE, HELD_OUT_SEED)
+    if not split.held_out:
+        raise DatasetError(
+            "No writer of this pack is held out from training. Give a training pack, such as "
+            "train.jsonl.gz, or leave out --held-out."
+        )
+    return [expressions[int(example.name)] for example in split.held_out]
 
 
 def _records(pack: Path) -> Iterator[tuple[int, dict[str, Any]]]:

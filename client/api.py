@@ -15,10 +15,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 from client.answer import to_recognition
 from client.inputs import Source, read
@@ -27,6 +29,7 @@ from client.transport import DEFAULT_URL, Call, ModelState, Outputs, Transport, 
 from hmer.contract import RECOGNIZE
 from hmer.errors import BadParameter, Cancelled, HmerError
 from hmer.recognizer import Recognition
+from hmer.serving import to_request
 
 DEFAULT_TIMEOUT = 30.0  # seconds
 HEALTH_TIMEOUT = 5.0  # seconds for each question
@@ -105,16 +108,27 @@ class Recognizer:
         self._transport.close()
 
     def recognize(
-        self, data: Source, *, timeout: float | None = None, request_id: str = ""
+        self,
+        data: Source,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        beam: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
     ) -> Recognition:
         """The formula in a path, bytes, a picture array or strokes (see ``client.inputs.read``).
 
         ``timeout``: seconds, instead of the recognizer's. ``request_id`` (a random one by
         default) names the request in the server's messages. The timing ``request`` is what
-        the last attempt took, seen from here. Raises ``HmerError``.
+        the last attempt took, seen from here. ``beam``, ``n_best``, ``length_penalty``: see
+        ``hmer.decode.SearchOptions``; greedy decoding by default. Raises ``HmerError``.
         """
+        parameters = to_request(beam, n_best, length_penalty)
         deadline = Deadline(self.timeout if timeout is None else _checked_timeout(timeout))
-        call = Call(self.model, self.version, read(data), request_id or uuid.uuid4().hex)
+        call = Call(
+            self.model, self.version, read(data), request_id or uuid.uuid4().hex, parameters
+        )
 
         def send(remaining: float | None) -> Recognition:
             start = time.perf_counter()
@@ -136,19 +150,31 @@ class Recognizer:
             raise
 
     def recognize_many(
-        self, inputs: Iterable[Source], concurrency: int = DEFAULT_CONCURRENCY
+        self,
+        inputs: Iterable[Source],
+        concurrency: int = DEFAULT_CONCURRENCY,
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
     ) -> Iterator[Recognition | HmerError]:
         """Answers in the order of ``inputs``, with at most ``concurrency`` requests at a time.
 
         An input that fails gives its ``HmerError`` instead of an answer; the others go on.
-        ``inputs`` is read as answers are taken, so it may be endless.
+        ``inputs`` is read as answers are taken, so it may be endless. The options are as for
+        ``recognize``. Raises ``BadParameter``.
         """
         if concurrency < 1:
             raise BadParameter(f"The concurrency must be at least 1, not {concurrency}.")
-        return self._stream(iter(inputs), concurrency)
+        to_request(beam, n_best, length_penalty)  # refused once, not for every input
+        ask = partial(self._attempt, beam=beam, n_best=n_best, length_penalty=length_penalty)
+        return self._stream(iter(inputs), concurrency, ask)
 
     def _stream(
-        self, inputs: Iterator[Source], concurrency: int
+        self,
+        inputs: Iterator[Source],
+        concurrency: int,
+        ask: Callable[[Source], Recognition | HmerError],
     ) -> Iterator[Recognition | HmerError]:
         # Twice as many are taken from `inputs` as are sent at a time: a slow one at the head
         # must not leave the others' places empty.
@@ -156,7 +182,7 @@ class Recognizer:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="hmer-client")
         try:
             for source in inputs:
-                window.append(pool.submit(self._attempt, source))
+                window.append(pool.submit(ask, source))
                 while window and (len(window) >= 2 * concurrency or window[0].done()):
                     yield window.popleft().result()
             while window:
@@ -165,9 +191,9 @@ class Recognizer:
             # Not waiting: after Ctrl-C or a `break`, `close` ends what is under way.
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _attempt(self, source: Source) -> Recognition | HmerError:
+    def _attempt(self, source: Source, **options: Any) -> Recognition | HmerError:
         try:
-            return self.recognize(source)
+            return self.recognize(source, **options)
         except HmerError as error:
             return error
 

@@ -16,11 +16,12 @@ from client.api import (
     Recognizer,
 )
 from client.inputs import Source, expand
-from client.output import JsonLines, Lines, Printer, Table, read_truths, render_table
+from client.output import JsonLines, Lines, Printer, Table, read_truths
 from client.transport import DEFAULT_URL
 from hmer.console import Failure, progress, sentences
 from hmer.contract import RECOGNIZE
 from hmer.errors import HmerError, ServerUnavailable, UnknownModel
+from hmer.tables import render_table
 
 _URL = click.option(
     "--url",
@@ -62,6 +63,16 @@ def main() -> None:
     show_default=True,
     help="Requests under way at the same time.",
 )
+@click.option(
+    "--beam",
+    type=click.IntRange(min=1),
+    help="Follow so many hypotheses at a time; by default one (greedy decoding).",
+)
+@click.option(
+    "--n-best",
+    type=click.IntRange(min=1),
+    help="Give so many answers, best first; at most the beam's width. Needs --beam.",
+)
 @_MODEL
 @click.option(
     "--model-version",
@@ -77,6 +88,8 @@ def recognize(
     expect: Path | None,
     timeout: float,
     concurrency: int,
+    beam: int | None,
+    n_best: int | None,
     model: str,
     model_version: int | None,
 ) -> None:
@@ -90,11 +103,14 @@ def recognize(
     Examples:
       hmer-client recognize formula.png
       hmer-client recognize scans/ notes.inkml --json --url http://localhost:8000
+      hmer-client recognize formula.png --beam 5 --n-best 3
     """
     if as_json and table:
         raise click.UsageError("--json and --table exclude each other.")
     if expect is not None and not table:
         raise click.UsageError("--expect needs --table.")
+    if (n_best or 1) > (beam or 1):
+        raise click.UsageError(f"--n-best {n_best} needs --beam {n_best} or more.")
     truths = None if expect is None else read_truths(expect)
     names = expand(files)
     printer: Printer
@@ -107,7 +123,7 @@ def recognize(
     sources: list[Source] = [_stdin() if name == "-" else name for name in names]
     failed = 0
     with Recognizer(url, model=model, version=model_version or "", timeout=timeout) as recognizer:
-        answers = recognizer.recognize_many(sources, concurrency)
+        answers = recognizer.recognize_many(sources, concurrency, beam=beam, n_best=n_best)
         # Lines that scroll past on the same terminal are progress enough.
         bar = len(names) > 1 and (table or not sys.stdout.isatty())
         outcomes = progress(answers, len(names), "recognize", bar)

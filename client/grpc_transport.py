@@ -50,6 +50,7 @@ class GrpcTransport:
                 request_id=call.request_id,
                 timeout=None if timeout is None else max(1, int(timeout * 1e6)),
                 client_timeout=timeout,
+                parameters=dict(call.parameters) or None,
             )
         except self._triton.InferenceServerException as error:
             raise self._failure(error, call) from None

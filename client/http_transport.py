@@ -188,8 +188,11 @@ def _request(call: Call, timeout: float | None) -> tuple[int, bytes]:
             }
         ],
     }
+    parameters = dict(call.parameters)
     if timeout is not None:
-        document["parameters"] = {"timeout": max(1, int(timeout * 1e6))}  # microseconds
+        parameters["timeout"] = max(1, int(timeout * 1e6))  # microseconds
+    if parameters:
+        document["parameters"] = parameters
     header = json.dumps(document).encode("utf-8")
     return len(header), header + value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from client.inputs import describe
 from hmer.errors import BadParameter, HmerError, MissingInput
 from hmer.latex import LatexError, canonical, tokenize
 from hmer.recognizer import Recognition
+from hmer.tables import render_table
 
 
 class Printer(Protocol):
@@ -38,7 +39,10 @@ def complain(name: str, error: HmerError) -> None:
 
 
 class Lines:
-    """``NAME<TAB>LATEX``, or only the LaTeX of a single input; errors go to stderr."""
+    """``NAME<TAB>LATEX``, or only the LaTeX of a single input; errors go to stderr.
+
+    Alternatives follow on lines of their own: ``<TAB>SCORE<TAB>LATEX``.
+    """
 
     def __init__(self, named: bool) -> None:
         """``named``: whether a line begins with the input's name."""
@@ -51,6 +55,8 @@ class Lines:
         else:
             prefix = f"{click.format_filename(name)}\t" if self._named else ""
             click.echo(prefix + outcome.latex)
+            for other in outcome.alternatives:
+                click.echo(f"\t{other.score:.3f}\t{other.latex}")
 
     def finish(self) -> None:
         """See ``Printer``."""
@@ -101,6 +107,10 @@ class Table:
         if self._truths is not None:
             cells.append(self._verdict(self._truths.get(Path(name).name), outcome))
         self._rows.append(tuple(cells))
+        if isinstance(outcome, Recognition):
+            empty = [""] * (len(cells) - 3)
+            for other in outcome.alternatives:
+                self._rows.append(("", other.latex, f"{other.score:.3f}", *empty))
 
     def finish(self) -> None:
         """See ``Printer``."""
@@ -128,21 +138,6 @@ def same_formula(a: Sequence[str], b: Sequence[str]) -> bool:
         return canonical(a) == canonical(b)
     except LatexError:
         return False
-
-
-def render_table(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()
-) -> str:
-    """Rows of text as aligned columns; those whose index is in ``right`` end flush."""
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    lines = []
-    for row in (titles, ["-" * width for width in widths], *rows):
-        cells = [
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def read_truths(path: Path) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -18,12 +19,16 @@ Outputs = dict[str, str | float]
 
 @dataclass(frozen=True)
 class Call:
-    """One request: ``data`` is the ``input`` tensor's only value."""
+    """One request: ``data`` is the ``input`` tensor's only value.
+
+    ``parameters`` are the request's own (``hmer.serving.to_request``).
+    """
 
     model: str
     version: str  # "" lets the server choose
     data: bytes
     request_id: str
+    parameters: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from export.precision_checks import check_precision
 from hmer.contract import ModelSpec, TensorSpec
 from hmer.errors import ExportError
 
@@ -32,14 +33,18 @@ DENIED_OPS = frozenset(
 TRAINING_OPS = frozenset({"BatchNormalization", "Dropout"})
 
 
-def check_graph(model: ModelProto, spec: ModelSpec) -> None:
-    """Raise ``ExportError`` unless ``model`` is valid, servable ONNX with ``spec``'s tensors."""
+def check_graph(model: ModelProto, spec: ModelSpec, precision: str = "fp32") -> None:
+    """Raise ``ExportError`` unless ``model`` is valid, servable ONNX with ``spec``'s tensors.
+
+    ``precision`` is the graph's own: see ``export.precision_checks``.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The {spec.name} graph is not valid ONNX: {error}") from error
     _check_ops(model, spec.name)
     check_interface(model, spec)
+    check_precision(model, precision)
 
 
 def check_interface(model: ModelProto, spec: ModelSpec) -> None:

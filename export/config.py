@@ -28,6 +28,7 @@ EMBEDDED, CONTAINER = "embedded", "container"
 HOSTS = (EMBEDDED, CONTAINER)
 ONNXRUNTIME, OPENVINO, TENSORRT = "onnxruntime", "openvino", "tensorrt"
 TARGETS = (ONNXRUNTIME, OPENVINO, TENSORRT)
+AUTO = "auto"  # measured when the repository is assembled: see export.targets
 
 # A message of Triton's model_config.proto; the library carries no types.
 ModelConfig = Any
@@ -49,8 +50,10 @@ class RepositoryOptions:
     """How a repository is hosted.
 
     ``host``: ``embedded`` (the server of a PyPI wheel, CPU) or ``container`` (NVIDIA's image).
-    ``target``: what runs the two graphs. ``step``: how ``decode`` runs its steps; ``None``
-    means the host's default. ``precision``: ``fp32`` or ``bf16`` (OpenVINO only).
+    ``target``: what runs the graphs, or ``auto`` to measure it while assembling.
+    ``step_target``: what runs the decoder's; ``None``: the same. ``step``: how ``decode`` runs
+    its steps; ``None`` means the host's default. ``precision``: of the encoder, ``fp32`` (what
+    the graph says) or ``bf16`` (OpenVINO only).
     ``threads``: of the encoder, 0 for every CPU. ``slots``, ``max_queue``, ``max_tokens``:
     see ``hmer.serving.DecodeParameters``. ``preprocessors``: instances of ``preprocess``.
     """
@@ -64,14 +67,28 @@ class RepositoryOptions:
     max_queue: int = DecodeParameters.max_queue
     max_tokens: int = DecodeParameters.max_tokens
     preprocessors: int = 2
+    guards: bool = DecodeParameters.guards
+    step_target: str | None = None
 
     def __post_init__(self) -> None:
-        if self.host not in HOSTS or self.target not in TARGETS:
+        if self.host not in HOSTS or self.target not in (*TARGETS, AUTO):
             raise BadParameter(f"There is no host {self.host} with the target {self.target}.")
         if self.host == EMBEDDED and self.target == TENSORRT:
             raise BadParameter(
                 "The embedded server has no TensorRT. Use --host container for it, or "
                 "--target onnxruntime or openvino."
+            )
+        if self.target == AUTO and self.host != EMBEDDED:
+            raise BadParameter(
+                f"--target {AUTO} measures this machine's CPU, and a container may be served on "
+                f"another. Name the target: {', '.join(TARGETS)}."
+            )
+        if self.step_target is not None and (
+            self.step_target not in (ONNXRUNTIME, OPENVINO) or not self.python_graphs
+        ):
+            raise BadParameter(
+                f"The decoder's target is {ONNXRUNTIME} or {OPENVINO}, and differs from the "
+                "encoder's only where Python models run the graphs."
             )
         if self.step not in (None, IN_PROCESS, BLS):
             raise BadParameter(f"The step is {IN_PROCESS} or {BLS}, not {self.step}.")
@@ -105,26 +122,37 @@ class RepositoryOptions:
         return self.step or (IN_PROCESS if self.python_graphs else BLS)
 
     @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The CPU runtimes that the server's Python needs."""
+        if not self.python_graphs:
+            return ()
+        return tuple(dict.fromkeys((self.target, self.step_target or self.target)))
+
+    @property
     def model_file(self) -> str | None:
         """The file that a backend of Triton's own loads, in ``1/``; ``None`` for Python."""
         return None if self.python_graphs else _MODEL_FILES[self.target]
 
 
 def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelConfig]:
-    """The configuration of every served model for a network of these ``sizes``."""
+    """The configuration of every served model for a network of these ``sizes``.
+
+    ``decoder_beam`` is served where ``decode`` calls it, if ``sizes.beam`` says that it exists.
+    """
     specs = contract.models(sizes)
     graph = GraphParameters(
         target=options.target, precision=options.precision, threads=options.threads
     )
     # A step is bound by reading the weights: a second thread gains little, and takes the
     # encoder's CPU. In fp32 because bf16 gains nothing there.
-    step = GraphParameters(target=options.target, threads=1)
+    step = GraphParameters(target=options.step_target or options.target, threads=1)
     decode = DecodeParameters(
         step=options.decode_step,
-        target=options.target,
+        target=step.target,
         slots=options.slots,
         max_queue=options.max_queue,
         max_tokens=options.max_tokens,
+        guards=options.guards,
     )
     configs = {
         contract.RECOGNIZE: _ensemble(
@@ -146,6 +174,11 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
     _queue(configs[contract.ENCODER], options.max_queue, 4 if options.python_graphs else None)
     # `decode` bounds its own queue. `decoder_step` has one caller, which waits for each
     # answer and sends all its slots as one batch.
+    if contract.DECODER_BEAM in specs and options.decode_step == BLS:
+        # Where `decode` loads the graph itself, serving it too would cost an idle process.
+        configs[contract.DECODER_BEAM] = _graph(
+            specs[contract.DECODER_BEAM], options, step, options.slots
+        )
     return configs
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hmer.vocab import EOS_ID
-from training.network import Encoded, Recogniser, ResidualBlock
+from training.encoder import ResidualBlock
+from training.network import Encoded, Recogniser
 
 
 class EncoderGraph(nn.Module):

@@ -16,29 +16,29 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from export.config import ONNXRUNTIME, TENSORRT, RepositoryOptions, model_configs, to_text
-from hmer import contract
-from hmer.bundle import (
-    BUNDLE_FILE,
-    ENCODER_FILE,
-    GRAPHS,
-    STEP_FILE,
-    Bundle,
-    load_bundle,
+from export.config import (
+    AUTO,
+    ONNXRUNTIME,
+    OPENVINO,
+    TENSORRT,
+    RepositoryOptions,
+    model_configs,
+    to_text,
 )
+from export.output import GRAPH_FILES, draft
+from export.repository_engines import copy_engine, use_engines
+from export.targets import Choice, choose, resolve
+from hmer import contract
+from hmer.bundle import BUNDLE_FILE, GRAPHS, Bundle, load_bundle
 from hmer.errors import BadParameter, ExportError, MissingDependency
 from hmer.serving import REPOSITORY_FILE, REPOSITORY_FORMAT
 
-GRAPH_FILES = {contract.ENCODER: ENCODER_FILE, contract.DECODER_STEP: STEP_FILE}
 _CODE = ("hmer", "model_repository")
 # Of what the models import; opencv-python-headless 4.12 and later want NumPy 2.
 _REQUIREMENTS = ("numpy", "opencv-python-headless<4.12", "pillow", "defusedxml")
@@ -51,6 +51,8 @@ class Assembled:
     folder: Path
     models: tuple[str, ...]
     missing: tuple[str, ...]  # files that TensorRT has yet to build on the machine with the GPU
+    options: RepositoryOptions  # as given, but with what was chosen in place of ``auto``
+    choice: Choice | None = None  # what was measured for ``auto``
 
 
 def assemble(
@@ -63,20 +65,27 @@ def assemble(
 ) -> Assembled:
     """Write the repository of a graphs bundle to ``output``.
 
-    ``engines``: a folder with ``encoder.plan`` and ``decoder_step.plan`` for TensorRT.
-    ``force`` replaces a repository that is there. Raises ``BundleError``, ``ExportError``,
-    ``BadParameter``.
+    ``engines``: a folder with a ``MODEL.plan`` for every graph, for TensorRT.
+    ``force`` replaces a repository that is there. For the target ``auto`` the CPU runtimes are
+    measured first; the choice and its figures go into ``repository.json``. Raises
+    ``BundleError``, ``ExportError``, ``BadParameter``.
     """
     bundle = load_bundle(bundle_folder, GRAPHS)
     output = Path(output)
-    _check_output(output, force)
+    check_output(output, force)
+    choice = None
+    if options.target == AUTO:
+        choice = choose(bundle, threads=options.threads)
+        options = resolve(options, choice)
+    _check_precision(bundle, options)
     configs = model_configs(bundle.sizes, options)
-    plans = _plans(engines, options)
-    with _draft(output, force) as draft:
-        _copy_bundle(bundle, draft / "bundle")
-        _copy_code(draft / "lib")
+    plans = _plans(engines, options, [name for name in GRAPH_FILES if name in configs])
+    use_engines(configs, plans, bundle)
+    with draft(output) as new:
+        _copy_bundle(bundle, new / "bundle")
+        _copy_code(new / "lib")
         for name, config in configs.items():
-            folder = draft / "models" / name
+            folder = new / "models" / name
             (folder / "1").mkdir(parents=True)
             (folder / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
             if config.backend == "python":
@@ -84,34 +93,43 @@ def assemble(
             elif options.target == ONNXRUNTIME and name in GRAPH_FILES:
                 shutil.copyfile(bundle.file(GRAPH_FILES[name]), folder / "1/model.onnx")
             elif name in plans:
-                shutil.copyfile(plans[name], folder / "1/model.plan")
+                copy_engine(plans[name], folder / "1")
             else:  # an ensemble needs a version folder too, and not every copy keeps empty ones
                 (folder / "1" / ".keep").touch()
-        runtime = [options.target] if options.python_graphs else []
-        (draft / "requirements.txt").write_text(
-            "\n".join([*_REQUIREMENTS, *runtime]) + "\n", encoding="utf-8"
+        (new / "requirements.txt").write_text(
+            "\n".join([*_REQUIREMENTS, *options.runtimes]) + "\n", encoding="utf-8"
         )
-        (draft / REPOSITORY_FILE).write_text(
-            json.dumps(_description(options), indent=1) + "\n", encoding="utf-8"
+        (new / REPOSITORY_FILE).write_text(
+            json.dumps(_description(options, choice), indent=1) + "\n", encoding="utf-8"
         )
     missing = [
         str(output / "models" / name / "1" / "model.plan")
         for name in GRAPH_FILES
-        if options.target == TENSORRT and name not in plans
+        if options.target == TENSORRT and name in configs and name not in plans
     ]
-    return Assembled(output, tuple(configs), tuple(missing))
+    return Assembled(output, tuple(configs), tuple(missing), options, choice)
 
 
-def _description(options: RepositoryOptions) -> dict[str, Any]:
+def _check_precision(bundle: Bundle, options: RepositoryOptions) -> None:
+    if bundle.precision == "bf16" and ONNXRUNTIME in options.runtimes:
+        raise BadParameter(
+            f"{bundle.folder} computes in bf16, and ONNX Runtime has no operators for it on a "
+            f"CPU. Use --target {OPENVINO} or {TENSORRT}, or export in another precision."
+        )
+
+
+def _description(options: RepositoryOptions, choice: Choice | None) -> dict[str, Any]:
     return {
         "format": REPOSITORY_FORMAT,
         "contract": contract.CONTRACT_VERSION,
         **asdict(options),
         "step": options.decode_step,
+        **({"auto": choice.to_dict()} if choice else {}),
     }
 
 
-def _check_output(output: Path, force: bool) -> None:
+def check_output(output: Path, force: bool) -> None:
+    """Raise ``ExportError`` unless a repository may be written to ``output``."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -127,26 +145,6 @@ def _check_output(output: Path, force: bool) -> None:
             f"{output} is not a repository that this command wrote (there is no "
             f"{REPOSITORY_FILE} in it), so --force does not replace it. Give another folder."
         )
-
-
-@contextmanager
-def _draft(output: Path, force: bool) -> Iterator[Path]:
-    """A folder beside ``output`` that takes its place if the block ends well."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True
-        ) as scratch:
-            draft = Path(scratch) / "new"
-            draft.mkdir()
-            yield draft
-            if output.exists() and force:
-                os.rename(output, Path(scratch) / "old")
-            os.rename(draft, output)  # over an empty folder too
-    except OSError as error:
-        raise ExportError(
-            f"The repository cannot be written to {output}: {error.strerror or error}."
-        ) from error
 
 
 def _copy_bundle(bundle: Bundle, target: Path) -> None:
@@ -176,12 +174,14 @@ def _package(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _plans(engines: str | Path | None, options: RepositoryOptions) -> dict[str, Path]:
+def _plans(
+    engines: str | Path | None, options: RepositoryOptions, graphs: Sequence[str]
+) -> dict[str, Path]:
     if engines is None:
         return {}
     if options.target != TENSORRT:
         raise BadParameter("--engines is for --target tensorrt.")
-    plans = {name: Path(engines) / f"{name}.plan" for name in GRAPH_FILES}
+    plans = {name: Path(engines) / f"{name}.plan" for name in graphs}
     for path in plans.values():
         if not path.is_file():
             raise ExportError(

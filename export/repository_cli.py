@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from export.config import (
+    AUTO,
     CONTAINER,
     EMBEDDED,
     HOSTS,
@@ -18,6 +19,7 @@ from export.config import (
     RepositoryOptions,
 )
 from export.repository import assemble
+from export.targets import table
 from hmer.console import sentences
 from hmer.serving import BLS, IN_PROCESS
 
@@ -25,6 +27,7 @@ EXAMPLE = """
 \b
 Examples:
   hmer-export repository hmer/pretrained --output repository
+  hmer-export repository hmer/pretrained --target auto --output repository
   hmer-export repository hmer/pretrained --host container --target onnxruntime --output served
 """
 
@@ -47,10 +50,11 @@ Examples:
 )
 @click.option(
     "--target",
-    type=click.Choice(TARGETS),
+    type=click.Choice((*TARGETS, AUTO)),
     default=ONNXRUNTIME,
     show_default=True,
-    help=f"What runs the graphs. {TENSORRT} needs --host {CONTAINER}.",
+    help=f"What runs the graphs. {TENSORRT} needs --host {CONTAINER}; {AUTO} measures the CPU "
+    "runtimes that are installed here, on these graphs, and takes the fastest.",
 )
 @click.option(
     "--slots",
@@ -144,13 +148,16 @@ def repository(
                     "repository": str(result.folder),
                     "models": list(result.models),
                     "host": host,
-                    "target": target,
+                    "target": result.options.target,
                     "step": options.decode_step,
+                    "auto": result.choice.to_dict() if result.choice else None,
                     "missing": list(result.missing),
                 }
             )
         )
         return
+    if result.choice is not None:
+        click.echo(table(result.choice))
     click.echo(f"Wrote {result.folder} with the models {', '.join(result.models)}.")
     if host == EMBEDDED:
         click.echo(f"Serve it: hmer-serve --repository {result.folder}")

@@ -20,13 +20,17 @@ from hmer.contract import ModelSpec
 from hmer.errors import ExportError, MissingDependency
 
 OPSET = 20  # TensorRT 10.x and 11.x, ONNX Runtime and OpenVINO all read it
+OPSETS = {"bf16": 22}  # the first with a bfloat16 convolution
 
 
-def export_graph(module: nn.Module, spec: ModelSpec, stride: int) -> ModelProto:
+def export_graph(
+    module: nn.Module, spec: ModelSpec, stride: int, precision: str = "fp32"
+) -> ModelProto:
     """``module``, whose ``forward`` takes ``spec``'s inputs in order, as an ONNX graph.
 
     Open axes stay open and are named as in ``spec``; ``height`` and ``width`` are
-    multiples of ``stride``. Raises ``ExportError``.
+    multiples of ``stride``. ``precision`` is what ``module`` computes in. Raises
+    ``ExportError``.
     """
     batch = Dim("batch", min=1, max=1 << 16)
     axes: dict[str, Any] = {
@@ -44,14 +48,18 @@ def export_graph(module: nn.Module, spec: ModelSpec, stride: int) -> ModelProto:
         example.append(torch.from_numpy(np.zeros(shape, tensor.dtype)))
         named = {i: axes[d] for i, d in enumerate(tensor.dims, 1) if isinstance(d, str)}
         dynamic.append({0: batch, **named})
-    model = _onnx(module, tuple(example), tuple(dynamic), spec)
+    model = _onnx(module, tuple(example), tuple(dynamic), spec, OPSETS.get(precision, OPSET))
     _clean(model, spec.name)
     name_axes(model, spec)
     return model
 
 
 def _onnx(
-    module: nn.Module, example: tuple[Tensor, ...], dynamic: tuple[Any, ...], spec: ModelSpec
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    dynamic: tuple[Any, ...],
+    spec: ModelSpec,
+    opset: int,
 ) -> ModelProto:
     try:
         with torch.no_grad(), _quiet():
@@ -59,7 +67,7 @@ def _onnx(
                 module,
                 example,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
                 dynamic_shapes=dynamic,

@@ -92,7 +92,7 @@ def models(sizes: Sizes) -> dict[str, ModelSpec]:
     coverage = TensorSpec("coverage", "float32", (h, w))  # cumulative attention
     answer = (LATEX, TOKENS, SCORE, ALTERNATIVES)
     encoded = (values, keys, FEATURE_SIZE, state)
-    specs = (
+    specs: tuple[ModelSpec, ...] = (
         ModelSpec(RECOGNIZE, (INPUT,), answer),
         ModelSpec(PREPROCESS, (INPUT,), (IMAGE, SIZE)),
         ModelSpec(ENCODER, (IMAGE, SIZE), encoded),

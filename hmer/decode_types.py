@@ -3,18 +3,78 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hmer.errors import Cancelled, DeadlineExceeded, HmerError
+from hmer.errors import BadParameter, Cancelled, DeadlineExceeded, HmerError
 
 _log = logging.getLogger(__name__)
 
-Reason = Literal["eos", "length", "error"]
+Reason = Literal["eos", "length", "repetition", "stuck", "error"]
+
+LENGTH_PENALTY = 0.6
+MAX_LENGTH_PENALTY = 10.0
+NO_BEAMS = (
+    "This model has no graph for beam search (decoder_beam.onnx). Ask for a beam of 1, or export "
+    "the checkpoint again with hmer-export onnx --beam 8."
+)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How an answer is searched for.
+
+    ``beam``: hypotheses that are followed at a time; 1 is greedy decoding. ``n_best``: answers
+    that are wanted, at most ``beam``. ``length_penalty``: alpha of the normalisation by length
+    (``hmer.beam``), 0 for none; it only matters with a beam.
+    """
+
+    beam: int = 1
+    n_best: int = 1
+    length_penalty: float = LENGTH_PENALTY
+
+    def __post_init__(self) -> None:
+        """Raise ``BadParameter`` for what is out of range."""
+        if not _whole(self.beam) or self.beam < 1:
+            raise BadParameter(f"beam is {self.beam!r}; it must be a whole number, at least 1.")
+        if not _whole(self.n_best) or not 1 <= self.n_best <= self.beam:
+            raise BadParameter(
+                f"n_best is {self.n_best!r}; it must be a whole number, 1 to the beam's width, "
+                f"which is {self.beam}."
+            )
+        penalty = self.length_penalty
+        if isinstance(penalty, bool) or not isinstance(penalty, (int, float)):
+            raise BadParameter(f"length_penalty is {penalty!r}; it must be a number.")
+        if not (math.isfinite(penalty) and 0.0 <= penalty <= MAX_LENGTH_PENALTY):
+            raise BadParameter(
+                f"length_penalty is {penalty}; it must lie within 0 and {MAX_LENGTH_PENALTY:g}."
+            )
+
+    def with_(
+        self,
+        beam: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+    ) -> SearchOptions:
+        """These options but for those given; ``n_best`` falls with a narrower beam."""
+        width = self.beam if beam is None else beam
+        return SearchOptions(
+            width,
+            min(self.n_best, width) if n_best is None else n_best,
+            self.length_penalty if length_penalty is None else length_penalty,
+        )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+GREEDY = SearchOptions()
 
 
 @dataclass(frozen=True)
@@ -62,14 +122,70 @@ class StepFn(Protocol):
         """
 
 
+class Move(NamedTuple):
+    """What a slot does next: continue the slot ``parent`` of its request with ``token``."""
+
+    slot: int
+    token: int
+    parent: int
+
+
+@dataclass(frozen=True)
+class BeamResult:
+    """The best next tokens of n slots: ``candidates`` int32 (n, N) best first, and ``scores``.
+
+    ``scores`` float32 (n, N) are log-probabilities.
+    """
+
+    candidates: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+class BeamStep(Protocol):
+    """``StepFn`` for beam search: one token a call, N candidates a slot, slots that fork.
+
+    A request holds several slots, whose features are those of one image. Called from one thread
+    at a time. Neighbours must not change a slot's candidates.
+    """
+
+    slots: int
+
+    def admit(self, slots: Sequence[int], encoded: EncodedImage) -> None:
+        """Begin ``encoded`` in the free ``slots``. An exception fails this request alone."""
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Free ``slots``: called once after each ``admit``, also when that or a step failed."""
+
+    def step(self, moves: Sequence[Move]) -> BeamResult:
+        """Make ``moves``, one of every occupied slot; rows come back in their order.
+
+        All parents are read before any slot is written. <eos> as token leaves a slot standing
+        still, its candidates are not used. An exception fails every request in the slots.
+        """
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One answer: ``ids`` and ``scores`` (log-probabilities) are parallel, <eos> included.
+
+    ``rank`` is what beam search orders by: the sum of ``scores``, normalised by length.
+    """
+
+    ids: tuple[int, ...]
+    scores: tuple[float, ...]
+    rank: float
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a request ended.
 
     ``ids`` and ``scores`` (log-probabilities) are parallel; the final <eos> is among them when
-    ``reason`` is "eos". "length" means that ``max_tokens`` came first. With "error", ``error``
-    says why and ``ids`` holds what was decoded until then. ``steps`` counts step calls,
-    ``queued_s`` and ``decode_s`` are seconds before and after it got its slot.
+    ``reason`` is "eos". "length" means that ``max_tokens`` came first, "repetition" that the
+    answer went round in circles, "stuck" that every continuation of every hypothesis was refused
+    by the guards. With "error", ``error`` says why and ``ids`` holds what was decoded until
+    then. ``alternatives`` are a beam's next best answers, best first. ``steps`` counts step
+    calls, ``queued_s`` and ``decode_s`` are seconds before and after it got its slot.
     """
 
     ids: tuple[int, ...]
@@ -79,6 +195,7 @@ class Outcome:
     steps: int = 0
     queued_s: float = 0.0
     decode_s: float = 0.0
+    alternatives: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(eq=False)
@@ -87,8 +204,9 @@ class DecodeRequest:
 
     ``max_tokens`` (<eos> included) bounds the answer; ``deadline`` is a time of the scheduler's
     clock. ``on_done(outcome)`` is called once. ``on_tokens(ids, scores)`` gets each step's new
-    tokens, without <eos>, before that. ``cancelled()`` is asked before every step. If one of the
-    last two raises, its caller is taken to be gone.
+    tokens, without <eos>, before that; of a beam, which knows its answer only at the end, all at
+    once. ``cancelled()`` is asked before every step. If one of the last two raises, its caller is
+    taken to be gone. ``search``: with a beam the request occupies as many slots as it is wide.
     """
 
     encoded: EncodedImage
@@ -97,6 +215,12 @@ class DecodeRequest:
     deadline: float | None = None
     on_tokens: Callable[[Sequence[int], Sequence[float]], None] | None = None
     cancelled: Callable[[], bool] | None = None
+    search: SearchOptions = GREEDY
+
+    @property
+    def rows(self) -> int:
+        """How many slots it needs."""
+        return self.search.beam
 
     def ended(self, now: float, ask: bool = True) -> HmerError | None:
         """Why the request must not go on at the time ``now``, if so. ``ask``: ask its caller."""
@@ -128,11 +252,11 @@ class Stats:
     accepted: int = 0  # by submit
     rejected: int = 0  # by submit: Overloaded
     admitted: int = 0  # got a slot
-    completed: int = 0  # <eos> or length
+    completed: int = 0  # answered, with whatever reason but "error"
     cancelled: int = 0
     deadline: int = 0
     failed: int = 0
     steps: int = 0  # step calls
     rows: int = 0  # occupied slots, summed over the steps: rows / steps is the mean batch
-    tokens: int = 0  # decoded for answers, <eos> included
-    wasted: int = 0  # computed in the same call after a request had ended
+    tokens: int = 0  # decoded for answers, <eos> included; of a beam only the best one's
+    wasted: int = 0  # computed in the same call after a greedy request had ended

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmer import contract
-from hmer.decode_types import EncodedImage
+from hmer.decode_types import EncodedImage, Move
 from hmer.errors import InferenceFailed
 from hmer.padded_rows import PaddedRows
 from hmer.vocab import EOS_ID, SOS_ID
@@ -36,14 +36,16 @@ class Lane:
 
     def __init__(
         self,
-        sizes: contract.Sizes,
+        spec: contract.ModelSpec,
         capacity: int,
         ladder: Sequence[int],
         bucket: tuple[int, int],
     ) -> None:
-        """An empty lane; it takes memory for what it holds at most."""
-        spec = contract.models(sizes)[contract.DECODER_STEP]
-        self._k = sizes.k
+        """An empty lane; it takes memory for what it holds at most.
+
+        ``spec`` is the step's: its first two outputs are tokens and their scores.
+        """
+        self._spec = spec
         self._ladder = tuple(sorted(ladder))
         self._bucket = bucket
         self._maps: dict[str, PaddedRows] = {}  # the tensors that have a height and a width
@@ -52,7 +54,8 @@ class Lane:
             channels = tuple(int(size) for size in tensor.dims[2:])
             self._maps[name] = PaddedRows(channels, tensor.dtype)
         rows = self._padded(capacity)
-        self._state = np.zeros((rows, sizes.state), spec.input("state").dtype)
+        (state,) = spec.input("state").dims
+        self._state = np.zeros((rows, int(state)), spec.input("state").dtype)
         self._token = np.full((rows, 1), EOS_ID, spec.input("token").dtype)
         self._size = np.ones((rows, 2), contract.FEATURE_SIZE.dtype)
         self._slots: list[int | None] = []  # of each row; None: a gap
@@ -96,34 +99,40 @@ class Lane:
 
     def feeds(self) -> dict[str, Array]:
         """The inputs of the next step: views of the buffers, contiguous."""
+        return self._current()
+
+    def _current(self) -> dict[str, Array]:
         if self._feeds is None:
             self._feeds = self._settle()
         return self._feeds
 
     def take(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Keep the step's state; tokens and scores (n, k) of ``slots``.
+        """Keep the step's state, and its last tokens as the next; tokens and scores of ``slots``.
 
         Raises ``InferenceFailed`` if an output is missing or has another shape.
         """
-        feeds, n = self.feeds(), len(self._slots)
-        shapes = {
-            "tokens": (len(feeds["token"]), self._k),
-            "scores": (len(feeds["token"]), self._k),
-            "next_state": feeds["state"].shape,
-            "next_coverage": feeds["coverage"].shape,
-        }
+        tokens, scores = self._keep(outputs)
+        self._token[: len(tokens), 0] = tokens[:, -1]
+        return tokens, scores
+
+    def _keep(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        """The first two outputs (n, ...), after what the next step continues from is kept."""
+        feeds, n = self._current(), len(self._slots)
+        padded = len(feeds["token"])
+        first, second, *_ = self._spec.outputs
+        shapes = {tensor.name: (padded, *tensor.dims) for tensor in (first, second)}
+        shapes["next_state"] = feeds["state"].shape
+        shapes["next_coverage"] = feeds["coverage"].shape
         for name, shape in shapes.items():
             found = outputs[name].shape if name in outputs else "missing"
             if found != shape:
                 raise InferenceFailed(
-                    f"decoder_step's output {name} is {found} where {shape} was expected. The "
-                    "graph is not of this bundle; export it again."
+                    f"{self._spec.name}'s output {name} is {found} where {shape} was expected. "
+                    "The graph is not of this bundle; export it again."
                 )
-        tokens = outputs["tokens"][:n]
-        self._token[:n, 0] = tokens[:, -1]
         self._state[:n] = outputs["next_state"][:n]
         feeds["coverage"][:n] = outputs["next_coverage"][:n]
-        return tokens, outputs["scores"][:n]
+        return outputs[first.name][:n], outputs[second.name][:n]
 
     def _settle(self) -> dict[str, Array]:
         """Close the gaps, take in the pending, and give the feeds of the next steps."""
@@ -188,3 +197,41 @@ class Lane:
 
     def _padded(self, n: int) -> int:
         return next((rung for rung in self._ladder if rung >= n), n)
+
+
+class BeamLane(Lane):
+    """A lane whose slots continue slots: what each does next is told before every step.
+
+    All slots of a request have a row each, with the same features; the graph copies state and
+    coverage from row to row (``parent``), so a step moves no more than in a ``Lane``.
+    """
+
+    def __init__(
+        self,
+        spec: contract.ModelSpec,
+        capacity: int,
+        ladder: Sequence[int],
+        bucket: tuple[int, int],
+    ) -> None:
+        """As ``Lane``; ``spec`` is the contract's ``decoder_beam``."""
+        super().__init__(spec, capacity, ladder, bucket)
+        self._parent = np.zeros((len(self._token), 1), spec.input("parent").dtype)
+        self._moves: list[Move] = []
+
+    def tell(self, moves: Sequence[Move]) -> None:
+        """The moves of all its slots in the next step."""
+        self._moves = list(moves)
+
+    def feeds(self) -> dict[str, Array]:
+        """See ``Lane``; rows that only pad are their own parents."""
+        feeds = dict(self._current())
+        feeds["parent"] = self._parent[: len(feeds["token"])]
+        feeds["parent"][:, 0] = np.arange(len(feeds["token"]))
+        rows = [self._row_of[move.slot] for move in self._moves]
+        feeds["token"][rows, 0] = [move.token for move in self._moves]
+        feeds["parent"][rows, 0] = [self._row_of[move.parent] for move in self._moves]
+        return feeds
+
+    def take(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Keep the step's state; candidates and scores (n, N) of ``slots``."""
+        return self._keep(outputs)

@@ -24,13 +24,21 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from hmer import contract
-from hmer.bundle import ENCODER_FILE, GRAPHS, STEP_FILE, load_bundle
-from hmer.decode import EncodedImage, Outcome, decode_all
+from hmer.bundle import BEAM_FILE, ENCODER_FILE, GRAPHS, STEP_FILE, load_bundle
+from hmer.decode import (
+    LENGTH_PENALTY,
+    NO_BEAMS,
+    EncodedImage,
+    Guards,
+    Outcome,
+    SearchOptions,
+    decode_all,
+)
 from hmer.errors import BadParameter, HmerError, InferenceFailed
 from hmer.latex import to_latex
 from hmer.preprocess import Gray, load, size_class, to_batch
 from hmer.runtime import ONNXRUNTIME, open_runner
-from hmer.slots import SlotStep, lanes_for, split_encoded
+from hmer.slots import BeamSlots, SlotStep, lanes_for, split_encoded
 from hmer.vocab import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -39,7 +47,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Alternative:
-    """One of the n best answers; ``score`` is its probability, 0 to 1."""
+    """One of the n best answers; ``score`` is its probability, 0 to 1.
+
+    The probability of exactly these tokens: the product of the tokens' own, <eos> included. A
+    beam's answers are ordered by probability normalised by length (``hmer.beam``), so a longer
+    one may precede a shorter one with a greater score.
+    """
 
     latex: str
     tokens: tuple[str, ...]
@@ -80,24 +93,31 @@ class Recognizer(Protocol):
 
 
 def answer(vocabulary: Vocabulary, outcome: Outcome) -> Recognition:
-    """What an outcome of the decoder says. Raises the outcome's error, if it is one.
-
-    The score is the product of the tokens' probabilities, <eos> included.
-    """
+    """What an outcome of the decoder says. Raises the outcome's error, if it is one."""
     if outcome.error is not None:
         raise outcome.error
-    if unknown := [index for index in outcome.ids if index >= len(vocabulary)]:
+    best = _alternative(vocabulary, outcome.ids, outcome.scores)
+    return Recognition(
+        latex=best.latex,
+        tokens=best.tokens,
+        score=best.score,
+        alternatives=tuple(
+            _alternative(vocabulary, other.ids, other.scores) for other in outcome.alternatives
+        ),
+        timings={"queue": outcome.queued_s * 1e3, "decode": outcome.decode_s * 1e3},
+    )
+
+
+def _alternative(
+    vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]
+) -> Alternative:
+    if unknown := [index for index in ids if index >= len(vocabulary)]:
         raise InferenceFailed(
             f"The decoder gave the token {unknown[0]}, and the vocabulary has {len(vocabulary)}. "
             "Graphs and vocabulary are not of one bundle."
         )
-    tokens = tuple(vocabulary.decode(outcome.ids))
-    return Recognition(
-        latex=to_latex(tokens),
-        tokens=tokens,
-        score=math.exp(min(0.0, math.fsum(outcome.scores))),
-        timings={"queue": outcome.queued_s * 1e3, "decode": outcome.decode_s * 1e3},
-    )
+    tokens = tuple(vocabulary.decode(ids))
+    return Alternative(to_latex(tokens), tokens, math.exp(min(0.0, math.fsum(scores))))
 
 
 @dataclass(eq=False)
@@ -112,8 +132,9 @@ class _Item:
 class LocalRecognizer:
     """The whole road in this process: preprocess, encoder, decoder.
 
-    Usable by several threads, which take turns. ``slots`` formulas are decoded together, up
-    to ``batch`` pictures of one size class are encoded together; neither changes an answer.
+    Usable by several threads, which take turns. ``slots`` formulas (or hypotheses of beams) are
+    decoded together, up to ``batch`` pictures of one size class are encoded together; neither
+    changes an answer.
     """
 
     def __init__(
@@ -126,14 +147,24 @@ class LocalRecognizer:
         slots: int = 16,
         batch: int = 4,
         max_tokens: int = 256,
+        beam: int = 1,
+        n_best: int = 1,
+        length_penalty: float = LENGTH_PENALTY,
+        guards: bool = True,
     ) -> None:
         """Load a bundle of kind "graphs". ``threads`` 0: every CPU; ``precision`` is the encoder's.
 
-        Raises ``BundleError``, ``MissingDependency`` or ``BadParameter``.
+        ``beam``, ``n_best`` and ``length_penalty`` (see ``hmer.decode.SearchOptions``) are what
+        calls use by default; ``guards`` False lets answers be what no formula is. Raises
+        ``BundleError``, ``MissingDependency`` or ``BadParameter``.
         """
         if batch < 1 or max_tokens < 1:
             raise BadParameter(f"batch ({batch}) and max_tokens ({max_tokens}) must be positive.")
+        self._search = SearchOptions(beam, n_best, length_penalty)
         self._bundle = load_bundle(bundle_folder, kind=GRAPHS)
+        self._guards = Guards(self._bundle.vocabulary) if guards else None
+        if beam > 1 and not self._bundle.beam:
+            raise BadParameter(NO_BEAMS)
         self._batch, self._max_tokens = batch, max_tokens
         self._window = 4 * slots  # inputs in memory at a time
         self._lock = threading.Lock()
@@ -144,25 +175,55 @@ class LocalRecognizer:
             step = resources.enter_context(
                 open_runner(target, self._bundle.file(STEP_FILE), threads)
             )
-            self._step = SlotStep(step.infer, self._bundle.sizes, slots, lanes=lanes_for(target))
+            sizes, lanes = self._bundle.sizes, lanes_for(target)
+            self._step = SlotStep(step.infer, sizes, slots, lanes=lanes)
+            self._beams = None
+            if self._bundle.beam:
+                beams = resources.enter_context(
+                    open_runner(target, self._bundle.file(BEAM_FILE), threads)
+                )
+                self._beams = BeamSlots(beams.infer, sizes, slots, lanes=lanes)
             self._resources = resources.pop_all()
 
-    def recognize(self, data: bytes) -> Recognition:
-        """See ``Recognizer``."""
-        (result,) = self.recognize_many([data])
+    def recognize(
+        self,
+        data: bytes,
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+    ) -> Recognition:
+        """See ``Recognizer``; the options, where given, instead of the recogniser's."""
+        (result,) = self.recognize_many(
+            [data], beam=beam, n_best=n_best, length_penalty=length_penalty
+        )
         if isinstance(result, HmerError):
             raise result
         return result
 
-    def recognize_many(self, inputs: Sequence[bytes]) -> list[Recognition | HmerError]:
-        """The answers in the order of ``inputs``; one that is at fault gets its error there."""
+    def recognize_many(
+        self,
+        inputs: Sequence[bytes],
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[Recognition | HmerError]:
+        """The answers in the order of ``inputs``; one that is at fault gets its error there.
+
+        Raises ``BadParameter`` for options that are out of range or that the bundle cannot do.
+        """
+        search = self._search.with_(beam, n_best, length_penalty)
         results: list[Recognition | HmerError] = []
         with self._lock:
             for first in range(0, len(inputs), self._window):
-                results += self._recognize_window(inputs[first : first + self._window])
+                window = inputs[first : first + self._window]
+                results += self._recognize_window(window, search)
         return results
 
-    def _recognize_window(self, inputs: Sequence[bytes]) -> list[Recognition | HmerError]:
+    def _recognize_window(
+        self, inputs: Sequence[bytes], search: SearchOptions
+    ) -> list[Recognition | HmerError]:
         results: dict[int, Recognition | HmerError] = {}
         items: dict[int, _Item] = {}
         for index, data in enumerate(inputs):
@@ -179,7 +240,14 @@ class LocalRecognizer:
                 results.update((index, type(error)(str(error))) for index in indices)
 
         encoded = {index: i.encoded for index, i in items.items() if i.encoded is not None}
-        outcomes = decode_all(self._step, list(encoded.values()), self._max_tokens)
+        outcomes = decode_all(
+            self._step,
+            list(encoded.values()),
+            self._max_tokens,
+            beam_step=self._beams,
+            guards=self._guards,
+            search=search,
+        )
         for index, outcome in zip(encoded, outcomes, strict=True):
             result = _attempt(answer, self._bundle.vocabulary, outcome)
             if isinstance(result, Recognition):

@@ -7,7 +7,8 @@
 
 Numbers of threads are explicit and idle threads sleep: two pools that spin on the same cores
 slow each other to a fraction. ``ONNX Runtime`` computes in the graph's own precision, OpenVINO
-in fp32 or, where the CPU has units for it, in bf16.
+in fp32 or, where the CPU has units for it, in bf16. So graphs of a fp16 or int8 bundle run in
+both, and those of a bf16 bundle in OpenVINO alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from hmer.errors import (
     BadParameter,
+    BundleError,
     CorruptBundle,
     InferenceFailed,
     MissingBundle,
@@ -35,11 +37,12 @@ Array = NDArray[Any]
 
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 TARGETS = (ONNXRUNTIME, OPENVINO)
-# Our name (OpenVINO's own is accepted too) -> OpenVINO's name.
-PRECISIONS = {"fp32": "f32", "f32": "f32", "bf16": "bf16"}
+# A bundle's precision, or OpenVINO's own name -> what OpenVINO is asked to compute in. What a
+# graph does in int8 it does in int8 anyway; fp16 has no units on most CPUs.
+PRECISIONS = {"fp32": "f32", "f32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 _EXTRA = {ONNXRUNTIME: "serve", OPENVINO: "openvino"}
 
-_Self = TypeVar("_Self", bound="_Runner")
+_Self = TypeVar("_Self", bound="BaseRunner")
 
 
 class Runner(Protocol):
@@ -69,23 +72,28 @@ class Runner(Protocol):
 def open_runner(target: str, path: str | Path, threads: int = 1, precision: str = "fp32") -> Runner:
     """Load the graph at ``path`` with the runtime ``target`` (one of ``TARGETS``).
 
-    ``threads`` 0 means every CPU that the process may use. ``precision`` is fp32 or, with
-    OpenVINO, bf16. Raises ``BadParameter``, ``MissingDependency``, ``MissingBundle``,
-    ``CorruptBundle``.
+    ``threads`` 0 means every CPU that the process may use. ``precision`` is the bundle's, or
+    bf16 to let OpenVINO compute an fp32 graph so. Raises ``BadParameter``,
+    ``MissingDependency``, ``MissingBundle``, ``CorruptBundle``, or ``BundleError`` for a graph
+    that the runtime has no operators for.
     """
     if target == ONNXRUNTIME:
         if PRECISIONS.get(precision) != "f32":
             raise BadParameter(
-                f"ONNX Runtime computes in the graph's own precision, not in {precision} on "
-                "request. Use fp32, or the target openvino."
+                f"ONNX Runtime computes in the graph's own precision on a CPU, and has no "
+                f"{precision} there. Use fp32, or the target openvino."
             )
         return OnnxRuntimeRunner(path, threads)
     if target == OPENVINO:
         return OpenVinoRunner(path, threads, precision)
+    if target == "tensorrt":  # on a GPU; `path` is an engine
+        from hmer.tensorrt_runtime import TensorRtRunner  # it builds on this module
+
+        return TensorRtRunner(path)
     raise BadParameter(f"There is no runtime {target!r} here. Choose one of {', '.join(TARGETS)}.")
 
 
-class _Runner:
+class BaseRunner:
     """What the runners share: the context, the checks and the wording of failures."""
 
     inputs: tuple[str, ...]
@@ -139,7 +147,7 @@ class _Runner:
         self.close()
 
 
-class OnnxRuntimeRunner(_Runner):
+class OnnxRuntimeRunner(BaseRunner):
     """A graph in ONNX Runtime's CPU provider."""
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
@@ -160,6 +168,12 @@ class OnnxRuntimeRunner(_Runner):
                 str(self._path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
+            if "NOT_IMPLEMENTED" in str(error):
+                raise BundleError(
+                    f"ONNX Runtime has no CPU operators for {self._path} "
+                    f"({_first_line(error)}), as for every graph in bf16. Use OpenVINO (the "
+                    "target openvino), or export the checkpoint in another precision."
+                ) from error
             raise self._corrupt(error) from error
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
@@ -188,8 +202,8 @@ def _core() -> Any:
     return openvino.Core()
 
 
-class OpenVinoRunner(_Runner):
-    """A graph in OpenVINO's CPU plugin; ``precision`` is fp32 or bf16.
+class OpenVinoRunner(BaseRunner):
+    """A graph in OpenVINO's CPU plugin; ``precision`` as for ``open_runner``.
 
     Calls from several threads take turns. A shape that is new costs a preparation: prefer few.
     """
@@ -198,7 +212,9 @@ class OpenVinoRunner(_Runner):
         """Load the graph; errors as for ``open_runner``."""
         super().__init__(path)
         if precision not in PRECISIONS:
-            raise BadParameter(f"The precision is fp32 or bf16, not {precision}.")
+            raise BadParameter(
+                f"There is no precision {precision!r}. Choose one of fp32, fp16, bf16, int8."
+            )
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -215,10 +231,11 @@ class OpenVinoRunner(_Runner):
         self._lock = threading.Lock()
         try:
             model = core.read_model(str(self._path))
+            # Before compiling: that merges an input with a cast of it, under both names.
+            self.inputs = tuple(port.get_any_name() for port in model.inputs)
+            self.outputs = tuple(port.get_any_name() for port in model.outputs)
             compiled = core.compile_model(model, "CPU", config)
             self._request: Any = compiled.create_infer_request()
-            self.inputs = tuple(port.get_any_name() for port in compiled.inputs)
-            self.outputs = tuple(port.get_any_name() for port in compiled.outputs)
         except Exception as error:
             raise self._corrupt(error) from error
 

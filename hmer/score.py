@@ -14,26 +14,28 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hmer.alignment import edit_distance
 from hmer.latex import LatexError, canonical, canonical_or_same
+
+__all__ = [
+    "LENGTHS",
+    "TOLERANCES",
+    "Scored",
+    "Summary",
+    "by_length",
+    "by_structure",
+    "compare",
+    "edit_distance",
+    "structures",
+    "summarise",
+    "wilson",
+]
 
 TOLERANCES = (0, 1, 2, 3)
 """Token errors that a column of the report allows; 0 is ExpRate."""
 
 LENGTHS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, None))
 """Buckets of the truth's length in tokens, both ends included; ``None`` is no end."""
-
-
-def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions of tokens."""
-    if len(a) < len(b):
-        a, b = b, a
-    previous = list(range(len(b) + 1))
-    for i, x in enumerate(a, start=1):
-        current = [i]
-        for j, y in enumerate(b, start=1):
-            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (x != y)))
-        previous = current
-    return previous[-1]
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:

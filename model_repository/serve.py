@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from hmer.errors import HmerError, MissingBundle, ServerSetupError
-from model_repository.docker import docker_line
+from model_repository.docker import IMAGE, check_engines, docker_line
 from model_repository.endpoints import Endpoints
 from model_repository.repository import Repository, open_repository
 from model_repository.server import READY_TIMEOUT_S, EmbeddedServer
@@ -85,6 +85,12 @@ _NEEDED = (
     is_flag=True,
     help="Print how to serve the repository with NVIDIA's image, and exit.",
 )
+@click.option(
+    "--image",
+    default=IMAGE,
+    show_default=True,
+    help="Triton image for --print-docker. TensorRT engines must be of its TensorRT.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document when ready.")
 def main(
     repository: Path | None,
@@ -96,6 +102,7 @@ def main(
     verbose: bool,
     timeout: float,
     print_docker: bool,
+    image: str,
     as_json: bool,
 ) -> None:
     """Serve a model repository with the Triton Inference Server, until Ctrl-C."""
@@ -105,7 +112,7 @@ def main(
             raise MissingBundle(_NEEDED)
         checked = open_repository(repository)
         if print_docker:
-            _print_docker(checked, endpoints, as_json)
+            _print_docker(checked, endpoints, image, as_json)
             return
         server = EmbeddedServer(checked, endpoints, log=log)
         code = _run(server, timeout, verbose, as_json)
@@ -115,14 +122,20 @@ def main(
     sys.exit(code)
 
 
-def _print_docker(repository: Repository, endpoints: Endpoints, as_json: bool) -> None:
+def _print_docker(repository: Repository, endpoints: Endpoints, image: str, as_json: bool) -> None:
     if repository.description.get("host") != "container":
         raise ServerSetupError(
             f"{repository.folder} was assembled for the embedded server. Assemble one for the "
             "container first: hmer-export repository BUNDLE --host container --output DIR"
         )
     gpu = repository.description.get("target") != "openvino"
-    line = docker_line(repository.folder, endpoints, gpu=gpu)
+    warning = check_engines(repository, image)
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    compatible = any(engine.version_compatible for engine in repository.engines.values())
+    line = docker_line(
+        repository.folder, endpoints, gpu=gpu, image=image, version_compatible=compatible
+    )
     click.echo(json.dumps({"docker": line}) if as_json else line)
 
 

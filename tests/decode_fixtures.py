@@ -1,4 +1,4 @@
-"""Step functions for the decode tests: a scripted one, and a small decoder in NumPy."""
+"""Steps for the decode tests: scripted ones, and a small decoder in NumPy with its beams."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmer.contract import Sizes
-from hmer.decode import EncodedImage, StepResult
+from hmer.decode import BeamResult, EncodedImage, Move, StepResult
 from hmer.vocab import EOS_ID, SOS_ID
 
-SIZES = Sizes(features=6, attention=5, hidden=7, stride=8, k=4)
+SIZES = Sizes(features=6, attention=5, hidden=7, stride=8, k=4, beam=5)
 VOCABULARY_SIZE = 12
 
 
@@ -46,6 +46,50 @@ class ScriptedStep:
             part, self.scripts[slot] = self.scripts[slot][: self.k], self.scripts[slot][self.k :]
             row[: len(part)] = part
         return StepResult(tokens, np.full(tokens.shape, -0.5, np.float32))
+
+
+class MarkovStep:
+    """A ``BeamStep`` whose next token depends on all tokens so far, by a random table.
+
+    It gives every token of a vocabulary of ``tokens`` ids as a candidate, and checks its use.
+    The distribution depends on the image too: on its ``state``'s only value.
+    """
+
+    def __init__(self, slots: int, tokens: int = 6, candidates: int | None = None) -> None:
+        self.slots, self.tokens, self.candidates = slots, tokens, candidates or tokens
+        self.held: dict[int, tuple[int, ...]] = {}  # slot -> what was fed so far
+        self.calls: list[int] = []  # rows of each step
+
+    def admit(self, slots: Sequence[int], encoded: EncodedImage) -> None:
+        for slot in slots:
+            assert 0 <= slot < self.slots
+            assert slot not in self.held
+            self.held[slot] = (int(encoded.state[0]),)
+
+    def release(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            del self.held[slot]
+
+    def step(self, moves: Sequence[Move]) -> BeamResult:
+        assert sorted(move.slot for move in moves) == sorted(self.held)
+        self.calls.append(len(moves))
+        fed = {
+            m.slot: self.held[m.parent] + (() if m.token == EOS_ID else (m.token,)) for m in moves
+        }
+        self.held = fed
+        scores = np.array([self.scores(fed[move.slot]) for move in moves], np.float32)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : self.candidates]
+        return BeamResult(best.astype(np.int32), np.take_along_axis(scores, best, axis=1))
+
+    def scores(self, fed: tuple[int, ...]) -> NDArray[np.float32]:
+        """Log-probabilities of all ids after the image's number, <sos> and the tokens so far."""
+        logits = np.random.default_rng(fed).normal(0, 1.5, self.tokens)
+        logits[[0, SOS_ID]] = -30.0
+        logits -= np.log(np.exp(logits).sum())
+        return logits.astype(np.float32)
+
+    def images(self, count: int) -> list[EncodedImage]:
+        return [script(number) for number in range(count)]
 
 
 class NumpyDecoder:
@@ -84,6 +128,24 @@ class NumpyDecoder:
             "next_coverage": coverage.astype(np.float32),
         }
 
+    def beam(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """``decoder_beam`` of the same weights."""
+        assert all(array.flags.c_contiguous for array in feeds.values())
+        parent, over = feeds["parent"][:, 0], feeds["token"][:, 0] == EOS_ID
+        state, coverage = feeds["state"][parent], feeds["coverage"][parent]
+        self.batches.append(len(parent))
+        logits, new_state, alpha = self._all(feeds, feeds["token"][:, 0], state, coverage)
+        best = np.argsort(-logits, axis=1, kind="stable")[:, : self.sizes.beam]
+        scores = np.take_along_axis(logits, best, axis=1)
+        return {
+            "candidates": np.where(over[:, None], EOS_ID, best).astype(np.int32),
+            "scores": np.where(over[:, None], 0.0, scores).astype(np.float32),
+            "next_state": np.where(over[:, None], state, new_state).astype(np.float32),
+            "next_coverage": (coverage + np.where(over[:, None, None], 0.0, alpha)).astype(
+                np.float32
+            ),
+        }
+
     def _one(
         self,
         feeds: Mapping[str, NDArray[Any]],
@@ -91,6 +153,18 @@ class NumpyDecoder:
         state: NDArray[Any],
         coverage: NDArray[Any],
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        logits, state, alpha = self._all(feeds, token, state, coverage)
+        following = logits.argmax(1)
+        return following, logits[np.arange(len(token)), following], state, alpha
+
+    def _all(
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        token: NDArray[Any],
+        state: NDArray[Any],
+        coverage: NDArray[Any],
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Log-probabilities of all tokens, the state after the step, and its attention."""
         d, u = self.sizes.features, self.sizes.hidden
         keys, values = feeds["keys"].astype(np.float64), feeds["values"].astype(np.float64)
         hidden, cell, located = np.split(state.astype(np.float64), [u, 2 * u], axis=1)
@@ -112,8 +186,7 @@ class NumpyDecoder:
         logits -= logits.max(1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(1, keepdims=True))
         state = np.concatenate([hidden, np.tanh(cell + hidden * 0.3), context[:, d:]], 1)
-        following = logits.argmax(1)
-        return following, logits[np.arange(len(token)), following], state, alpha
+        return logits, state, alpha
 
 
 def random_images(

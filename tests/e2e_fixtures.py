@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from export.config import RepositoryOptions
 from export.repository import assemble
-from hmer.bundle import Bundle
+from hmer.bundle import BEAM_FILE, ENCODER_FILE, STEP_FILE, Bundle, load_bundle, save_bundle
 from hmer.errors import HmerError
 from model_repository import embedded
 from model_repository.endpoints import Endpoints
@@ -22,10 +24,19 @@ SHIPPED = Path(__file__).resolve().parents[1] / "hmer" / "pretrained"
 
 @pytest.fixture(scope="session")
 def tiny_graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The exported tiny network of ``tests.tiny``."""
+    """The exported tiny network of ``tests.tiny``, with its graph for beams."""
     from tests.tiny import make_graphs
 
-    return make_graphs(tmp_path_factory.mktemp("tiny") / "graphs")
+    return make_graphs(tmp_path_factory.mktemp("tiny") / "graphs", beam=6)
+
+
+@pytest.fixture
+def beamless_graphs(tiny_graphs: Bundle, tmp_path: Path) -> Bundle:
+    """The same bundle as it is without the graph for beams."""
+    folder = tmp_path / "beamless"
+    shutil.copytree(tiny_graphs.folder, folder, ignore=shutil.ignore_patterns(BEAM_FILE))
+    save_bundle(replace(tiny_graphs, folder=folder, beam=0), [ENCODER_FILE, STEP_FILE])
+    return load_bundle(folder)
 
 
 def need_embedded() -> None:

@@ -40,13 +40,17 @@ class Refusal(Exception):
 
 @dataclass
 class Asked:
-    """One request as the server saw it; ``timeout_us`` 0: none was given."""
+    """One request as the server saw it; ``timeout_us`` 0: none was given.
+
+    ``parameters`` are the others that came with it.
+    """
 
     model: str
     version: str
     data: bytes
     id: str
     timeout_us: int
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -112,8 +116,14 @@ class _Grpc(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc
         (tensor,) = request.inputs
         assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("input", "BYTES", [1, 1])
         assert int.from_bytes(raw[:4], "little") == len(raw) - 4
-        timeout = request.parameters["timeout"].int64_param
-        asked = Asked(request.model_name, request.model_version, raw[4:], request.id, timeout)
+        parameters = {
+            name: getattr(value, value.WhichOneof("parameter_choice"))
+            for name, value in request.parameters.items()
+        }
+        timeout = parameters.pop("timeout", 0)
+        asked = Asked(
+            request.model_name, request.model_version, raw[4:], request.id, timeout, parameters
+        )
         try:
             outputs = self.script.infer(asked)
         except Refusal as refusal:
@@ -192,8 +202,9 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             )
             assert tensor["parameters"]["binary_data_size"] == len(raw)
             assert int.from_bytes(raw[:4], "little") == len(raw) - 4
-            timeout = header.get("parameters", {}).get("timeout", 0)
-            asked = Asked(parts[3], version, raw[4:], header["id"], timeout)
+            parameters = header.get("parameters", {})
+            timeout = parameters.pop("timeout", 0)
+            asked = Asked(parts[3], version, raw[4:], header["id"], timeout, parameters)
             try:
                 outputs = script.infer(asked)
             except Refusal as refusal:

@@ -1,110 +1,22 @@
-"""``hmer-bench accuracy``: packs, the report, and what counts as a failure of the set-up."""
+"""``hmer-bench accuracy``: the report, and what counts as a failure of the set-up."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from benchmarks.accuracy import Run, agreement
 from benchmarks.cli import main
-from benchmarks.crohme import STROKES, WAP_IMAGES, read_pack, select
+from benchmarks.crohme import STROKES, WAP_IMAGES, read_pack
 from hmer.bundle import Bundle
-from hmer.errors import BadParameter, BlankImage, DatasetError, ImageTooLarge, MissingInput
+from hmer.errors import BlankImage, ImageTooLarge
 from hmer.recognizer import LocalRecognizer, Recognition
 from hmer.score import compare
 from model_repository.server import EmbeddedServer
-from tests.fake_server import SERVERS, Refusal, Script
-
-RECORDS: list[dict[str, Any]] = [
-    {"id": "a", "norm": "x + y", "norm_wap": "x - y", "strokes": [[[0, 0], [9, 9]]]},
-    {"id": "b", "norm": r"\frac { a } { b }", "norm_wap": "a", "strokes": [[[1, 1]]]},
-    {"id": "c", "norm": "x ^ { 2 }", "norm_wap": "x ^ { 2 }", "strokes": [[[2, 2]]]},
-    {"id": "d", "norm": "7", "norm_wap": "7", "strokes": [[[3, 3]]]},
-]
-
-
-def write_pack(folder: Path, records: list[dict[str, Any]]) -> Path:
-    pack = folder / "test_x.jsonl.gz"
-    with gzip.open(pack, "wt", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(record) + "\n" for record in records)
-    with zipfile.ZipFile(folder / "test_x_wap_images.zip", "w") as archive:
-        for record in records:
-            archive.writestr(f"{record['id']}.png", f"picture of {record['id']}")
-    return pack
-
-
-@pytest.fixture
-def pack(tmp_path: Path) -> Path:
-    return write_pack(tmp_path, RECORDS)
-
-
-@dataclass
-class Fake:
-    url: str
-    script: Script
-
-
-@pytest.fixture
-def fake(pack: Path) -> Iterator[Fake]:
-    """Right on a, equal but for form on c, one token wrong on b, and blank on d."""
-    a, b, c, d = (expression.data for expression in read_pack(pack))
-    script = Script(
-        answers={a: "x + y", b: r"\frac { a } { 6 }", c: "x ^ 2"},
-        refusals={d: Refusal("INTERNAL", "[blank_image] The picture is blank.")},
-    )
-    with SERVERS["grpc"](script) as url:
-        yield Fake(url, script)
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["accuracy", *map(str, arguments)])
-
-
-def test_strokes_are_sent_as_ink(pack: Path) -> None:
-    expressions = read_pack(pack, form=STROKES)
-    assert [expression.id for expression in expressions] == list("abcd")
-    assert json.loads(expressions[0].data) == {"strokes": [[[0, 0], [9, 9]]]}
-    assert expressions[1].truth == ("\\frac", "{", "a", "}", "{", "b", "}")
-    assert read_pack(pack, label="norm_wap")[0].truth == ("x", "-", "y")
-
-
-def test_images_come_from_the_zip_beside_it(pack: Path) -> None:
-    assert [e.data for e in read_pack(pack, form=WAP_IMAGES)][1] == b"picture of b"
-    pack.with_name("test_x_wap_images.zip").unlink()
-    with pytest.raises(MissingInput, match="test_x_wap_images"):
-        read_pack(pack, form=WAP_IMAGES)
-
-
-def test_packs_that_cannot_be_used(tmp_path: Path, pack: Path) -> None:
-    with pytest.raises(MissingInput):
-        read_pack(tmp_path / "none.jsonl.gz")
-    whole = pack.read_bytes()
-    pack.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DatasetError, match="cannot be read"):
-        read_pack(pack)
-    pack.write_bytes(b"text")
-    with pytest.raises(DatasetError, match="cannot be read"):
-        read_pack(pack)
-    with pytest.raises(DatasetError, match=r"Line 1 .* 'norm_wap'"):
-        read_pack(write_pack(tmp_path, [{"id": "a", "norm": "x", "strokes": []}]), "norm_wap")
-    with pytest.raises(DatasetError, match="no expressions"):
-        read_pack(write_pack(tmp_path, []))
-
-
-def test_selection(pack: Path) -> None:
-    expressions = read_pack(pack)
-    assert [e.id for e in select(expressions, None, 2)] == ["a", "b"]
-    assert [e.id for e in select(expressions, ["d", "b"], None)] == ["b", "d"]
-    with pytest.raises(BadParameter, match="no expression nosuch"):
-        select(expressions, ["a", "nosuch"], None)
+from tests.bench_fixtures import Fake, run, write_pack
 
 
 def test_the_report(fake: Fake, pack: Path, tmp_path: Path) -> None:
@@ -120,6 +32,12 @@ def test_the_report(fake: Fake, pack: Path, tmp_path: Path) -> None:
     assert (server["missing"], server["errors"]) == (1, {"blank_image": 1})
     assert server["by_structure"]["fraction"]["exprate"] == 0.0
     assert server["by_length"]["1-5"]["n"] == 3
+    assert [(c["truth"], c["prediction"], c["kind"]) for c in server["confusions"]] == [
+        ("b", "6", "look-alike")
+    ]
+    assert server["faults"]["no prediction"] == {"any": 1, "only": 1}
+    assert (report["decoding"], report["beam"], report["ensemble_size"]) == ("greedy", 1, 1)
+    assert report["selection"] == "not told"  # a server does not tell
 
     entries = json.loads(out.read_text(encoding="utf-8"))
     assert [(e["id"], e["correct"]) for e in entries] == [

@@ -18,6 +18,7 @@ import hmer.recognizer
 from client import Recognition, Recognizer, Retry
 from client.retry import Deadline, Retrier
 from client.transport import parse_url
+from hmer.decode import SearchOptions
 from hmer.errors import (
     BadParameter,
     BlankImage,
@@ -32,6 +33,7 @@ from hmer.errors import (
     ServerUnavailable,
     UnknownModel,
 )
+from hmer.serving import from_request
 from tests.fake_server import SERVERS, Refusal, Script, http_server
 
 FAST = Retry(attempts=4, first=0.01, longest=0.02)
@@ -436,3 +438,29 @@ def test_no_pause_goes_beyond_the_deadline() -> None:
     with pytest.raises(Overloaded):
         retrier.run(full, Deadline(1.0), "here")
     assert not slept
+
+
+def test_search_options_travel_as_request_parameters(fake: Fake) -> None:
+    with Recognizer(fake.url) as recognizer:
+        recognizer.recognize(b"x", beam=5, n_best=3, length_penalty=0.25)
+        recognizer.recognize(b"x", timeout=5, beam=2)
+        list(recognizer.recognize_many([b"x"], beam=7))
+        recognizer.recognize(b"x")
+    assert [asked.parameters for asked in fake.script.asked] == [
+        {"beam": 5, "n_best": 3, "length_penalty": "0.25"},
+        {"beam": 2},
+        {"beam": 7},
+        {},
+    ]
+    wanted = from_request(fake.script.asked[0].parameters, 100)
+    assert wanted.search == SearchOptions(5, 3, 0.25)
+
+
+def test_search_options_out_of_range_are_not_sent(fake: Fake) -> None:
+    with Recognizer(fake.url) as recognizer:
+        for options in ({"beam": 0}, {"beam": 2, "n_best": 3}, {"beam": 2, "length_penalty": -1}):
+            with pytest.raises(BadParameter):
+                recognizer.recognize(b"x", **options)  # type: ignore[arg-type]
+            with pytest.raises(BadParameter):
+                recognizer.recognize_many([b"x"], **options)
+    assert fake.script.asked == []

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from client.cli import main
-from client.output import render_table
+from hmer.tables import render_table
 from tests.fake_server import SERVERS, Refusal, Script
 
 
@@ -239,3 +239,25 @@ def test_help_has_an_example(command: str) -> None:
 def test_a_tables_columns_are_aligned() -> None:
     table = render_table(("name", "n"), [("a", "10"), ("longer", "9")], right={1})
     assert table.splitlines() == ["name     n", "------  --", "a       10", "longer   9"]
+
+
+def test_beams_and_their_alternatives(fake: Fake, files: Path) -> None:
+    fake.script.alternatives = json.dumps([{"latex": "q", "tokens": ["q"], "score": 0.125}])
+    options = ("--url", fake.url, "--beam", "4", "--n-best", "2")
+    assert run("recognize", "a.png", *options).stdout == "a\n\t0.125\tq\n"
+    table = run("recognize", "a.png", "b.png", "--table", *options).stdout.splitlines()
+    assert [line.split() for line in table[3:5]] == [
+        ["q", "0.125"],
+        ["b.png", "b", *table[4].split()[2:]],
+    ]
+    document = json.loads(run("recognize", "a.png", "--json", *options).stdout)
+    assert document["alternatives"] == [{"latex": "q", "tokens": ["q"], "score": 0.125}]
+    assert all(asked.parameters == {"beam": 4, "n_best": 2} for asked in fake.script.asked)
+
+
+def test_more_answers_than_hypotheses_are_refused(fake: Fake, files: Path) -> None:
+    for options in (("--n-best", "2"), ("--beam", "2", "--n-best", "3")):
+        result = run("recognize", "a.png", "--url", fake.url, *options)
+        assert result.exit_code == 2
+        assert "needs --beam" in result.stderr
+    assert fake.script.asked == []

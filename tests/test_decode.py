@@ -503,13 +503,13 @@ def test_many_threads_get_the_same_answers() -> None:
 def test_an_idle_scheduler_sleeps_until_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[object] = []
     scheduler = Scheduler(ScriptedStep(), max_queue=5)
-    original = scheduler._wake.wait
+    original = scheduler._admission._wake.wait
 
     def wait(timeout: float | None = None) -> bool:
         waits.append(timeout)
         return original(timeout)
 
-    monkeypatch.setattr(scheduler._wake, "wait", wait)
+    monkeypatch.setattr(scheduler._admission._wake, "wait", wait)
     with scheduler:
         client = Client(scheduler)
         client.ask("a", A)

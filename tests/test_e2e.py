@@ -69,23 +69,30 @@ def expected(tiny_graphs: Bundle, inputs: list[bytes]) -> list[Recognition]:
     """What the same bundle answers in this process, one by one."""
     with LocalRecognizer(tiny_graphs.folder, threads=1) as local:
         answers = [local.recognize(data) for data in inputs]
-    assert len({answer.tokens for answer in answers}) > len(answers) // 2
+    assert len({answer.tokens for answer in answers}) > len(answers) // 3
     return answers
 
 
 @pytest.fixture(scope="module")
-def endless(inputs: list[bytes], expected: list[Recognition]) -> bytes:
+def unguarded(tiny_graphs: Bundle, inputs: list[bytes]) -> list[Recognition]:
+    """``expected`` where answers may go round in circles for ever."""
+    with LocalRecognizer(tiny_graphs.folder, threads=1, guards=False) as local:
+        return [local.recognize(data) for data in inputs]
+
+
+@pytest.fixture(scope="module")
+def endless(inputs: list[bytes], unguarded: list[Recognition]) -> bytes:
     """An input whose answer never ends."""
-    return next(d for d, a in zip(inputs, expected, strict=True) if len(a.tokens) >= 256)
+    return next(d for d, a in zip(inputs, unguarded, strict=True) if len(a.tokens) >= 256)
 
 
 @pytest.fixture(scope="module")
 def bls_server(
     tiny_graphs: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedServer]:
-    """Steps by calls to the served ``decoder_step``; two slots, a short queue, no short answers."""
+    """Steps by calls to the served graphs; two slots, a short queue, no short answers."""
     need_embedded()
-    options = RepositoryOptions(step="bls", slots=2, max_queue=2, max_tokens=LONG)
+    options = RepositoryOptions(step="bls", slots=2, max_queue=2, max_tokens=LONG, guards=False)
     with serve(tiny_graphs.folder, tmp_path_factory.mktemp("bls") / "r", options) as running:
         yield running
 
@@ -176,10 +183,10 @@ def test_32_at_a_time_are_answered_as_one_by_one(
 
 
 def test_bls_answers_are_the_local_ones(
-    bls_server: EmbeddedServer, inputs: list[bytes], expected: list[Recognition]
+    bls_server: EmbeddedServer, inputs: list[bytes], unguarded: list[Recognition]
 ) -> None:
     raw = Raw(bls_server)
-    for data, local in zip(inputs, expected, strict=True):
+    for data, local in zip(inputs, unguarded, strict=True):
         # Unpadded on the wire, so several of its rows may not fit: one at a time.
         (tokens,) = raw.recognize([data], parameters={"max_tokens": 256})
         assert tokens == local.tokens
@@ -279,7 +286,7 @@ def test_the_time_limit_frees_the_slot(bls_server: EmbeddedServer, endless: byte
 
 
 def test_too_many_are_refused_and_the_others_answered(
-    bls_server: EmbeddedServer, endless: bytes, inputs: list[bytes], expected: list[Recognition]
+    bls_server: EmbeddedServer, endless: bytes, inputs: list[bytes], unguarded: list[Recognition]
 ) -> None:
     raw = Raw(bls_server)
     features = raw.features(endless)
@@ -299,7 +306,7 @@ def test_too_many_are_refused_and_the_others_answered(
     # Two slots and two places in the queue.
     assert sorted(outcomes) == ["deadline_exceeded"] * 4 + [Overloaded.code] * 4
     (tokens,) = raw.recognize([inputs[0]], parameters={"max_tokens": 256})
-    assert tokens == expected[0].tokens
+    assert tokens == unguarded[0].tokens
 
 
 def test_metrics_are_published(server: EmbeddedServer, inputs: list[bytes]) -> None:

@@ -28,18 +28,6 @@ from training.checkpoint import load_checkpoint
 Tensors = dict[str, NDArray[Any]]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "checkpoint"
-    tiny.make_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiny.make_graphs(tmp_path_factory.mktemp("export") / "graphs")
-
-
 def model_of(bundle: Bundle, file: str) -> ModelProto:
     return onnx.load(bundle.file(file))
 

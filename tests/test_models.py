@@ -34,6 +34,7 @@ from hmer.errors import (
     from_wire,
 )
 from hmer.preprocess import load, to_batch
+from hmer.recognizer import LocalRecognizer
 from tests import fake_triton as fake
 
 Tensors = dict[str, NDArray[Any]]
@@ -46,7 +47,8 @@ def _fake_api() -> None:
 
 def args_of(bundle: Bundle, name: str, **parameters: str) -> dict[str, str]:
     """What Triton hands to ``initialize``, with the bundle wherever it is."""
-    config = model_configs(bundle.sizes, RepositoryOptions())[name]
+    options = RepositoryOptions(step="bls" if name == "decoder_beam" else None)
+    config = model_configs(bundle.sizes, options)[name]
     entries = {
         key: {"string_value": value.string_value} for key, value in config.parameters.items()
     }
@@ -182,12 +184,15 @@ def decode(tiny_graphs: Bundle) -> Iterator[Any]:
 
 
 @pytest.fixture
-def decoder_step(tiny_graphs: Bundle) -> Iterator[None]:
-    """``decoder_step`` for BLS calls."""
-    model = load_model(tiny_graphs, "decoder_step")
-    fake.MODELS["decoder_step"] = lambda feeds: model.execute([fake.request(feeds)])[0].arrays()
+def decoder_graphs(tiny_graphs: Bundle) -> Iterator[None]:
+    """``decoder_step`` and ``decoder_beam`` for BLS calls."""
+    for name in ("decoder_step", "decoder_beam"):
+        model = load_model(tiny_graphs, name)
+        fake.MODELS[name] = lambda feeds, model=model: model.execute(  # type: ignore[misc]
+            [fake.request(feeds)]
+        )[0].arrays()
     yield
-    del fake.MODELS["decoder_step"]
+    fake.MODELS.clear()
 
 
 def ask(model: Any, inputs: Tensors, **options: Any) -> fake.ResponseSender:
@@ -223,13 +228,77 @@ def test_decode_together_and_alone(decode: Any, features: list[Tensors]) -> None
 
 
 def test_bls_and_in_process_agree(
-    tiny_graphs: Bundle, decode: Any, decoder_step: None, features: list[Tensors]
+    tiny_graphs: Bundle, decode: Any, decoder_graphs: None, features: list[Tensors]
 ) -> None:
     bls = load_model(tiny_graphs, "decode", slots="3", max_tokens="40", step="bls")
     senders = [ask(bls, f) for f in features]
     for sender, f in zip(senders, features, strict=True):
         assert same(text(sender.result()), text(ask(decode, f).result()))
+    beam = {"beam": 3, "n_best": 3, "length_penalty": "0.8"}
+    for f in features[:4]:
+        one, other = (ask(model, f, parameters=beam).result() for model in (bls, decode))
+        assert same(text(one), text(other))
+        assert [tokens for tokens, _ in alternatives(one)] == [t for t, _ in alternatives(other)]
     bls.finalize()
+
+
+def alternatives(response: fake.InferenceResponse) -> list[tuple[list[str], float]]:
+    (rows,) = response.arrays()["alternatives"]
+    return [(entry["tokens"], entry["score"]) for entry in json.loads(rows[0])]
+
+
+def test_beams(tiny_graphs: Bundle, decode: Any, features: list[Tensors]) -> None:
+    """As in process; beside greedy requests; with one slot too few; refused if out of range."""
+    senders, wanted = [], []
+    with LocalRecognizer(
+        tiny_graphs.folder, threads=1, slots=4, max_tokens=40, beam=3, n_best=2
+    ) as local:
+        for seed, f in enumerate(features):
+            wanted.append(local.recognize(png(seed)))
+            senders.append(ask(decode, f, parameters={"beam": 3, "n_best": 2}))
+            senders.append(ask(decode, f))
+    for f, expected, beam, greedy in zip(
+        features, wanted, senders[::2], senders[1::2], strict=True
+    ):
+        assert same(
+            text(beam.result()), [(expected.latex, " ".join(expected.tokens), expected.score)]
+        )
+        found = alternatives(beam.result())
+        assert [tuple(tokens) for tokens, _ in found] == [o.tokens for o in expected.alternatives]
+        assert same(text(greedy.result()), text(ask(decode, f).result()))
+        assert alternatives(greedy.result()) == []
+    for parameters, words in (
+        ({"beam": 5}, "4 slots"),
+        ({"beam": 0}, "beam is 0"),
+        ({"beam": "3"}, "beam is '3'"),
+        ({"beam": 2, "n_best": 3}, "n_best is 3"),
+        ({"n_best": 2}, "n_best is 2"),
+        ({"beam": 2, "length_penalty": "long"}, "length_penalty is 'long'"),
+        ({"beam": 2, "length_penalty": -1.0}, "length_penalty is -1"),
+    ):
+        response = ask(decode, features[0], parameters=parameters).result()
+        assert isinstance(error_of(response), BadParameter)
+        assert words in str(error_of(response))
+        assert response.failure().code() == fake.TritonError.INVALID_ARG
+
+
+def test_beams_without_their_graph_are_refused(
+    beamless_graphs: Bundle, features: list[Tensors]
+) -> None:
+    model = load_model(beamless_graphs, "decode")
+    error = error_of(ask(model, features[0], parameters={"beam": 2}).result())
+    assert isinstance(error, BadParameter)
+    assert "hmer-export onnx --beam" in str(error)
+    assert text(ask(model, features[0], parameters={"beam": 1}).result())
+    model.finalize()
+
+
+def test_guards_are_a_parameter(tiny_graphs: Bundle, features: list[Tensors]) -> None:
+    free = load_model(tiny_graphs, "decode", guards="False")
+    assert free.scheduler._greedy._guards is None
+    free.finalize()
+    with pytest.raises(fake.TritonModelException, match="True or False"):
+        load_model(tiny_graphs, "decode", guards="perhaps")
 
 
 def test_openvino_agrees(tiny_graphs: Bundle, decode: Any, features: list[Tensors]) -> None:
@@ -307,14 +376,14 @@ class Gate:
 
     def __init__(self, model: Any) -> None:
         self.entered, self._open = threading.Event(), threading.Event()
-        step = model.scheduler._step_fn.step
+        step = model.scheduler._greedy._step_fn.step
 
         def held(slots: Any) -> Any:
             self.entered.set()
             assert self._open.wait(10)
             return step(slots)
 
-        model.scheduler._step_fn.step = held
+        model.scheduler._greedy._step_fn.step = held
 
     def open(self) -> None:
         self._open.set()
@@ -381,12 +450,14 @@ def test_metrics(decode: Any, features: list[Tensors]) -> None:
 # -- loading
 
 
-@pytest.mark.parametrize("name", ["preprocess", "encoder", "decoder_step", "decode"])
+@pytest.mark.parametrize(
+    "name", ["preprocess", "encoder", "decoder_step", "decoder_beam", "decode"]
+)
 def test_a_model_refuses_a_changed_bundle(tiny_graphs: Bundle, tmp_path: Path, name: str) -> None:
     for path in tiny_graphs.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     copy = Bundle(tmp_path, "graphs", tiny_graphs.vocabulary, tiny_graphs.preprocess,
-                  tiny_graphs.network, tiny_graphs.k)  # fmt: skip
+                  tiny_graphs.network, tiny_graphs.k, tiny_graphs.beam)  # fmt: skip
     document = json.loads((tmp_path / "bundle.json").read_text(encoding="utf-8"))
     document["vocabulary"]["tokens"].reverse()
     (tmp_path / "bundle.json").write_text(json.dumps(document), encoding="utf-8")

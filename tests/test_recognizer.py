@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hmer import recognizer as module
 from hmer.bundle import Bundle
-from hmer.decode import Outcome
+from hmer.decode import Hypothesis, Outcome
 from hmer.errors import (
     BadInk,
     BadParameter,
@@ -28,7 +28,7 @@ from hmer.errors import (
     MissingBundle,
     UnreadableImage,
 )
-from hmer.latex import to_latex
+from hmer.latex import is_valid, to_latex
 from hmer.preprocess import load
 from hmer.recognizer import Alternative, LocalRecognizer, Recognition, Recognizer, answer
 from hmer.runtime import TARGETS
@@ -79,6 +79,17 @@ def test_answers_say_what_the_decoder_found() -> None:
     assert result.score == pytest.approx(math.exp(-1.0))
     assert result.alternatives == ()
     assert result.timings == {"queue": pytest.approx(2.0), "decode": pytest.approx(10.0)}
+
+
+def test_answers_carry_the_next_best_with_their_probabilities() -> None:
+    others = (
+        Hypothesis((X, EOS_ID), (-1.0, -1.5), -2.0),
+        Hypothesis((PLUS, EOS_ID), (-2.0, -2.0), -3.0),
+    )
+    result = answer(VOCABULARY, Outcome((X, X, EOS_ID), (-1.0,) * 3, "eos", alternatives=others))
+    assert [(o.latex, o.tokens) for o in result.alternatives] == [("x", ("x",)), ("+", ("+",))]
+    scores = [other.score for other in result.alternatives]
+    assert scores == pytest.approx([math.exp(-2.5), math.exp(-4.0)])
 
 
 def test_an_answer_that_was_cut_off_is_still_an_answer() -> None:
@@ -136,6 +147,84 @@ def test_one_by_one_and_many_give_the_same(local: LocalRecognizer) -> None:
         assert isinstance(many, Recognition)
         assert many.score == pytest.approx(one.score, rel=1e-3)
     assert local.recognize_many([]) == []
+
+
+BEAM: dict[str, Any] = {"beam": 4, "n_best": 3, "length_penalty": 0.8}
+
+
+def test_a_beam_of_one_is_greedy(local: LocalRecognizer) -> None:
+    inputs = pictures(12, seed=5)
+    assert texts(local.recognize_many(inputs, beam=1, length_penalty=2.0)) == texts(
+        local.recognize_many(inputs)
+    )
+
+
+def test_beams_alone_and_among_others(local: LocalRecognizer) -> None:
+    inputs = pictures(17, seed=6)
+    alone = [local.recognize(data, **BEAM) for data in inputs]
+    together = local.recognize_many(inputs, **BEAM)
+    assert texts(together) == texts(alone)
+    greedy = texts(local.recognize_many(inputs))
+    assert greedy != texts(alone)
+    for one, many in zip(alone, together, strict=True):
+        assert isinstance(many, Recognition)
+        assert [other.tokens for other in many.alternatives] == [
+            other.tokens for other in one.alternatives
+        ]
+        assert len({many.tokens, *(o.tokens for o in many.alternatives)}) == 1 + len(
+            many.alternatives
+        )
+        assert all(0.0 <= other.score <= 1.0 for other in many.alternatives)
+    assert sum(len(one.alternatives) == 2 for one in alone) > 8
+
+
+def test_options_of_the_recogniser_are_the_calls_defaults(tiny_graphs: Bundle) -> None:
+    (data,) = pictures(1, seed=7)
+    with (
+        LocalRecognizer(tiny_graphs.folder, threads=1, beam=4, n_best=4, length_penalty=0.8) as one,
+        LocalRecognizer(tiny_graphs.folder, threads=1) as other,
+    ):
+        best = one.recognize(data)
+        assert other.recognize(data, beam=4, n_best=4, length_penalty=0.8).tokens == best.tokens
+        assert len(best.alternatives) == 3
+        assert one.recognize(data, beam=1).tokens == other.recognize(data).tokens
+        with pytest.raises(BadParameter, match="n_best is 5"):
+            one.recognize(data, n_best=5)
+        with pytest.raises(BadParameter, match="16 slots"):
+            one.recognize(data, beam=17)
+        assert one.recognize(data).tokens == best.tokens
+
+
+def test_guarded_answers_of_a_beam_parse(tiny_graphs: Bundle) -> None:
+    """The random network writes no LaTeX; within the guards what it ends does parse."""
+    counts = []
+    for guards in (False, True):
+        with LocalRecognizer(
+            tiny_graphs.folder, threads=1, beam=4, n_best=4, max_tokens=120, guards=guards
+        ) as recognizer:
+            found = recognizer.recognize_many(pictures(10, seed=8))
+        tokens = [
+            other.tokens
+            for one in found
+            if isinstance(one, Recognition) and len(one.tokens) < 119
+            for other in (one, *one.alternatives)
+        ]
+        counts.append((sum(map(is_valid, tokens)), len(tokens)))
+    (without, unguarded), (within, guarded) = counts
+    assert without < unguarded
+    assert within == guarded > 0
+
+
+def test_a_bundle_without_the_graph_refuses_beams_and_says_how_to_get_it(
+    beamless_graphs: Bundle,
+) -> None:
+    (data,) = pictures(1)
+    with pytest.raises(BadParameter, match="hmer-export onnx --beam"):
+        LocalRecognizer(beamless_graphs.folder, threads=1, beam=3)
+    with LocalRecognizer(beamless_graphs.folder, threads=1) as recognizer:
+        with pytest.raises(BadParameter, match="hmer-export onnx --beam"):
+            recognizer.recognize(data, beam=3)
+        assert recognizer.recognize(data, beam=1).tokens
 
 
 def test_the_runtimes_agree(tiny_graphs: Bundle) -> None:

@@ -147,10 +147,10 @@ def test_a_missing_library_names_the_extra(
 
 def test_options_out_of_range(graph: Path) -> None:
     with pytest.raises(BadParameter, match="onnxruntime, openvino"):
-        open_runner("tensorrt", graph)
+        open_runner("coreml", graph)
     with pytest.raises(BadParameter, match="openvino"):
         open_runner(ONNXRUNTIME, graph, precision="bf16")
-    with pytest.raises(BadParameter, match="fp32 or bf16"):
+    with pytest.raises(BadParameter, match="one of fp32, fp16, bf16, int8"):
         open_runner(OPENVINO, graph, precision="int3")
     with pytest.raises(BadParameter, match="threads"):
         open_runner(ONNXRUNTIME, graph, threads=-1)

@@ -41,7 +41,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".pytest_cache" / "tiny"
 EXPORT_CODE = (  # what decides the exported bytes
     *("export/onnx_export.py", "export/trace.py", "export/graphs.py", "export/storage.py"),
-    *("training/network.py", "training/checkpoint.py", "tests/tiny.py"),
+    *("export/beam_graph.py", "export/precision.py", "export/quantise.py"),
+    *("training/network.py", "training/encoder.py", "training/checkpoint.py", "tests/tiny.py"),
     *("hmer/bundle.py", "hmer/contract.py", "hmer/vocab.py", "hmer/preprocess.py"),
 )
 SETTINGS = PreprocessSettings(multiple=CONFIG.stride)
@@ -74,18 +75,23 @@ def make_checkpoint(folder: str | Path, seed: int = 1) -> Bundle:
     )
 
 
-def make_graphs(folder: str | Path, k: int = 3, seed: int = 1) -> Bundle:
+def make_graphs(
+    folder: str | Path, k: int = 3, seed: int = 1, beam: int = 0, precision: str = "fp32"
+) -> Bundle:
     """Export ``make_checkpoint``'s network to ``folder`` as ``hmer-export onnx`` would.
+
+    ``beam`` candidates of ``decoder_beam``; 0 leaves that graph out, and spares its tracing.
+    Whatever a ``precision`` costs is accepted: random weights lose much.
 
     Tracing takes half a minute, so the result is kept in pytest's cache folder for as long
     as the code that it depends on is the same.
     """
-    shutil.copytree(_exported(k, seed), folder, dirs_exist_ok=True)
+    shutil.copytree(_exported(k, seed, beam, precision), folder, dirs_exist_ok=True)
     return load_bundle(folder)
 
 
-def _exported(k: int, seed: int) -> Path:
-    key = hashlib.sha256(f"{k} {seed} {torch.__version__}".encode())
+def _exported(k: int, seed: int, beam: int, precision: str) -> Path:
+    key = hashlib.sha256(f"{k} {seed} {beam} {precision} {torch.__version__}".encode())
     for path in sorted(path for pattern in EXPORT_CODE for path in ROOT.glob(pattern)):
         key.update(path.read_bytes())
     kept = CACHE / key.hexdigest()[:24]
@@ -97,7 +103,13 @@ def _exported(k: int, seed: int) -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE) as home:
             make_checkpoint(Path(home, "checkpoint"), seed)
             export_bundle(
-                Path(home, "checkpoint"), Path(home, "graphs"), k=k, images=named_images(6)
+                Path(home, "checkpoint"),
+                Path(home, "graphs"),
+                k=k,
+                beam=beam,
+                precision=precision,
+                accept_loss=True,
+                images=named_images(6),
             )
             with contextlib.suppress(OSError):  # another process was faster
                 Path(home, "graphs").rename(kept)

@@ -18,6 +18,7 @@ from hmer import contract
 from hmer.decode import DecodeRequest, EncodedImage, Outcome, Scheduler
 from hmer.errors import BadParameter, HmerError, InferenceFailed, ServerUnavailable
 from hmer.recognizer import answer
+from hmer.serving import RequestParameters, from_request
 from hmer.slots import split_encoded
 from hmer.vocab import Vocabulary
 from model_repository.triton import Request, array, error_response, response, strings
@@ -45,12 +46,9 @@ def encoded_images(request: Request) -> list[EncodedImage]:
     ]
 
 
-def max_tokens_of(request: Request, limit: int) -> int:
-    """The request parameter ``max_tokens``, by default and at most ``limit``."""
-    wanted = json.loads(request.parameters() or "{}").get("max_tokens", limit)
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= limit:
-        raise BadParameter(f"max_tokens is {wanted!r}; it must be a whole number, 1 to {limit}.")
-    return wanted
+def parameters_of(request: Request, limit: int) -> RequestParameters:
+    """What ``request`` asks for; ``limit``: the most tokens. Raises ``BadParameter``."""
+    return from_request(json.loads(request.parameters() or "{}"), limit)
 
 
 def deadline_of(request: Request, now: float) -> float | None:
@@ -134,17 +132,18 @@ def enqueue(request: Request, scheduler: Scheduler, vocabulary: Vocabulary, limi
     arrived = time.monotonic()
     pending = Pending(request.get_response_sender(), 0, vocabulary)
     try:
-        max_tokens, deadline = max_tokens_of(request, limit), deadline_of(request, arrived)
+        wanted, deadline = parameters_of(request, limit), deadline_of(request, arrived)
         images = encoded_images(request)
         pending.rows = len(images)
         for row, image in enumerate(images):
             scheduler.submit(
                 DecodeRequest(
                     image,
-                    max_tokens,
+                    wanted.max_tokens,
                     on_done=lambda outcome, row=row: pending.done(row, outcome),  # type: ignore[misc]
                     deadline=deadline,
                     cancelled=pending.cancelled,
+                    search=wanted.search,
                 )
             )
     except HmerError as error:

@@ -1,0 +1,1 @@
+"""The served model ``decoder_beam`` over a CPU runtime."""
