@@ -24,7 +24,7 @@ from hmer.bundle import GRAPHS, Bundle, load_bundle
 from hmer.calibration import Calibration
 from hmer.console import progress, sentences
 from hmer.decode_types import SearchOptions
-from hmer.evaluation import UNKNOWN, Conditions, describe_search
+from hmer.evaluation import UNKNOWN, Conditions
 from hmer.recognizer import LocalRecognizer
 
 
@@ -186,7 +186,7 @@ def selection_of(bundle: Bundle) -> str:
 def calibration_for(bundle: Bundle, search: SearchOptions) -> Calibration | None:
     """The bundle's calibration, if it was fitted on answers that were searched for like this."""
     found = Calibration.from_details(bundle.details)
-    if found is None or found.origin.get("decoding") != describe_search(search):
+    if found is None or not found.fits(search):
         return None
     return found
 

@@ -27,7 +27,7 @@ from hmer.calibration import (
 from hmer.console import progress, sentences
 from hmer.decode_types import SearchOptions
 from hmer.errors import BundleError, HmerError
-from hmer.evaluation import calibration_table, describe_search
+from hmer.evaluation import calibration_table
 from hmer.recognizer import LocalRecognizer
 
 FOLDS = 10
@@ -113,7 +113,7 @@ def calibrate(
         "n": known.n,
         "right": sum(known.correct),
         "label_set": label,
-        "decoding": describe_search(search),
+        "decoding": search.describe(),
         "method": "Platt scaling",
     }
     fitted = fit(known.logs, known.lengths, known.correct, use_length=use_length, origin=origin)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from client.transport import Outputs
-from hmer.contract import ALTERNATIVES, LATEX, SCORE, TOKENS
+from hmer.contract import ALTERNATIVES, CONFIDENCE, LATEX, SCORE, TOKENS
 from hmer.errors import InferenceFailed
 from hmer.recognizer import Alternative, Recognition
 
@@ -18,6 +19,7 @@ def to_recognition(outputs: Outputs, url: str, model: str, milliseconds: float) 
     a recogniser, or of another contract.
     """
     try:
+        confidence = float(outputs[CONFIDENCE.name])
         return Recognition(
             latex=str(outputs[LATEX.name]),
             tokens=tuple(str(outputs[TOKENS.name]).split()),
@@ -25,6 +27,7 @@ def to_recognition(outputs: Outputs, url: str, model: str, milliseconds: float) 
             alternatives=tuple(
                 _alternative(entry) for entry in json.loads(str(outputs[ALTERNATIVES.name]))
             ),
+            confidence=None if math.isnan(confidence) else confidence,
             timings={"request": milliseconds},
         )
     except (KeyError, ValueError, TypeError) as error:

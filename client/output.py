@@ -82,6 +82,7 @@ def as_object(name: str, outcome: Recognition | HmerError) -> dict[str, Any]:
         "latex": outcome.latex,
         "tokens": list(outcome.tokens),
         "score": outcome.score,
+        "confidence": outcome.confidence,
         "alternatives": [other.to_dict() for other in outcome.alternatives],
         "ms": milliseconds(outcome),
     }

@@ -56,10 +56,17 @@ def _choice(auto: dict[str, Any] | None) -> list[Section]:
     """What ``--target auto`` measured when the repository was assembled, and chose."""
     if not auto:
         return []
-    chosen = {
-        part: f"{auto[part]['target']} {auto[part]['precision']}" for part in ("encoder", "step")
-    }
-    return [Section("Measured choice", chosen, auto["timings"])]
+    try:
+        chosen = {
+            part: f"{auto[part]['target']} {auto[part]['precision']}"
+            for part in ("encoder", "step")
+        }
+        return [Section("Measured choice", chosen, auto["measured"])]
+    except (KeyError, TypeError) as error:
+        raise CorruptBundle(
+            f"{REPOSITORY_FILE} tells of a measurement that cannot be read ({error}). Assemble the "
+            "repository again with hmer-export repository."
+        ) from error
 
 
 def _description(folder: Path) -> dict[str, Any]:

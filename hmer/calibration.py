@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hmer.decode_types import SearchOptions
 from hmer.errors import CorruptBundle, DatasetError
 
 Floats = NDArray[np.float64]
@@ -131,6 +132,10 @@ class Calibration:
         """The probability, 0..1, that an answer with these is right."""
         z = self.intercept + self.log_probability * log_probability + self.length * length
         return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+    def fits(self, search: SearchOptions) -> bool:
+        """Whether it was fitted on answers that were searched for like this."""
+        return self.origin.get("decoding") == search.describe()
 
     def of_score(self, score: float, length: int) -> float:
         """``confidence`` from a ``Recognition``'s score and its number of tokens."""

@@ -76,6 +76,9 @@ FEATURE_SIZE = TensorSpec("feature_size", "int32", (2,))
 LATEX = TensorSpec("latex", "bytes", (1,))
 TOKENS = TensorSpec("tokens", "bytes", (1,))  # separated by single spaces
 SCORE = TensorSpec("score", "float32", (1,))  # the sequence's probability, 0..1
+# The probability, 0..1, that the answer is right (`hmer.calibration`); NaN where the bundle has no
+# calibration for the way the answer was searched for.
+CONFIDENCE = TensorSpec("confidence", "float32", (1,))
 # A JSON list of {"latex", "tokens", "score"}, best first, without the answer itself.
 ALTERNATIVES = TensorSpec("alternatives", "bytes", (1,))
 
@@ -90,7 +93,7 @@ def models(sizes: Sizes) -> dict[str, ModelSpec]:
     keys = TensorSpec("keys", "float32", (h, w, sizes.attention))  # W_f f + W_q q
     state = TensorSpec("state", "float32", (sizes.state,))  # hidden, cell, c'
     coverage = TensorSpec("coverage", "float32", (h, w))  # cumulative attention
-    answer = (LATEX, TOKENS, SCORE, ALTERNATIVES)
+    answer = (LATEX, TOKENS, SCORE, CONFIDENCE, ALTERNATIVES)
     encoded = (values, keys, FEATURE_SIZE, state)
     specs: tuple[ModelSpec, ...] = (
         ModelSpec(RECOGNIZE, (INPUT,), answer),

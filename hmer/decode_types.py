@@ -55,6 +55,12 @@ class SearchOptions:
                 f"length_penalty is {penalty}; it must lie within 0 and {MAX_LENGTH_PENALTY:g}."
             )
 
+    def describe(self) -> str:
+        """These options in words, without how many answers are wanted."""
+        if self.beam == 1:
+            return "greedy"
+        return f"beam {self.beam}, length penalty {self.length_penalty:g}"
+
     def with_(
         self,
         beam: int | None = None,

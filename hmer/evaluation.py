@@ -23,13 +23,6 @@ TOP = 30  # confusions in a report
 Tokens = tuple[str, ...]
 
 
-def describe_search(search: SearchOptions) -> str:
-    """How answers are searched for, in words."""
-    if search.beam == 1:
-        return "greedy"
-    return f"beam {search.beam}, length penalty {search.length_penalty:g}"
-
-
 @dataclass(frozen=True)
 class Conditions:
     """What a reader must know to compare a figure with another."""
@@ -46,7 +39,7 @@ class Conditions:
         decoding: dict[str, Any] = {"decoding": UNKNOWN}
         if (search := self.search) is not None:
             decoding = {
-                "decoding": describe_search(search),
+                "decoding": search.describe(),
                 "beam": search.beam,
                 "length_penalty": search.length_penalty if search.beam > 1 else None,
                 "n_best": search.n_best,

@@ -12,74 +12,37 @@ depend on where the network runs.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from hmer import contract
 from hmer.bundle import BEAM_FILE, ENCODER_FILE, GRAPHS, STEP_FILE, load_bundle
+from hmer.calibration import Calibration
 from hmer.decode import (
     LENGTH_PENALTY,
     NO_BEAMS,
     EncodedImage,
     Guards,
-    Outcome,
     SearchOptions,
     decode_all,
 )
 from hmer.errors import BadParameter, HmerError, InferenceFailed
-from hmer.latex import to_latex
 from hmer.preprocess import Gray, load, size_class, to_batch
+from hmer.recognition import Alternative, Recognition, answer
 from hmer.runtime import ONNXRUNTIME, open_runner
 from hmer.slots import BeamSlots, SlotStep, lanes_for, split_encoded
-from hmer.vocab import Vocabulary
+
+__all__ = ["Alternative", "LocalRecognizer", "Recognition", "Recognizer", "answer"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """One of the n best answers; ``score`` is its probability, 0 to 1.
-
-    The probability of exactly these tokens: the product of the tokens' own, <eos> included. A
-    beam's answers are ordered by probability normalised by length (``hmer.beam``), so a longer
-    one may precede a shorter one with a greater score.
-    """
-
-    latex: str
-    tokens: tuple[str, ...]
-    score: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; also the form in the served ``alternatives``."""
-        return {"latex": self.latex, "tokens": list(self.tokens), "score": self.score}
-
-
-@dataclass(frozen=True)
-class Recognition(Alternative):
-    """An answer. ``alternatives`` are the next best, best first, without the answer itself.
-
-    ``timings`` are milliseconds by stage, as far as they are known: "preprocess", "encode",
-    "queue", "decode", or, of a served answer, "request".
-    """
-
-    alternatives: tuple[Alternative, ...] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return super().to_dict() | {
-            "alternatives": [other.to_dict() for other in self.alternatives],
-            "timings": {stage: round(ms, 3) for stage, ms in self.timings.items()},
-        }
 
 
 class Recognizer(Protocol):
@@ -90,34 +53,6 @@ class Recognizer(Protocol):
 
         Raises an ``HmerError``.
         """
-
-
-def answer(vocabulary: Vocabulary, outcome: Outcome) -> Recognition:
-    """What an outcome of the decoder says. Raises the outcome's error, if it is one."""
-    if outcome.error is not None:
-        raise outcome.error
-    best = _alternative(vocabulary, outcome.ids, outcome.scores)
-    return Recognition(
-        latex=best.latex,
-        tokens=best.tokens,
-        score=best.score,
-        alternatives=tuple(
-            _alternative(vocabulary, other.ids, other.scores) for other in outcome.alternatives
-        ),
-        timings={"queue": outcome.queued_s * 1e3, "decode": outcome.decode_s * 1e3},
-    )
-
-
-def _alternative(
-    vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]
-) -> Alternative:
-    if unknown := [index for index in ids if index >= len(vocabulary)]:
-        raise InferenceFailed(
-            f"The decoder gave the token {unknown[0]}, and the vocabulary has {len(vocabulary)}. "
-            "Graphs and vocabulary are not of one bundle."
-        )
-    tokens = tuple(vocabulary.decode(ids))
-    return Alternative(to_latex(tokens), tokens, math.exp(min(0.0, math.fsum(scores))))
 
 
 @dataclass(eq=False)
@@ -162,6 +97,7 @@ class LocalRecognizer:
             raise BadParameter(f"batch ({batch}) and max_tokens ({max_tokens}) must be positive.")
         self._search = SearchOptions(beam, n_best, length_penalty)
         self._bundle = load_bundle(bundle_folder, kind=GRAPHS)
+        self._calibration = Calibration.from_details(self._bundle.details)
         self._guards = Guards(self._bundle.vocabulary) if guards else None
         if beam > 1 and not self._bundle.beam:
             raise BadParameter(NO_BEAMS)
@@ -248,8 +184,10 @@ class LocalRecognizer:
             guards=self._guards,
             search=search,
         )
+        known = self._calibration
+        calibration = known if known is not None and known.fits(search) else None
         for index, outcome in zip(encoded, outcomes, strict=True):
-            result = _attempt(answer, self._bundle.vocabulary, outcome)
+            result = _attempt(answer, self._bundle.vocabulary, outcome, calibration)
             if isinstance(result, Recognition):
                 result = replace(result, timings=items[index].timings | dict(result.timings))
             results[index] = result

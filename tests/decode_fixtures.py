@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmer.contract import Sizes
-from hmer.decode import BeamResult, EncodedImage, Move, StepResult
+from hmer.decode import (
+    BeamResult,
+    EncodedImage,
+    Guards,
+    Move,
+    Outcome,
+    SearchOptions,
+    StepResult,
+    decode_all,
+)
 from hmer.vocab import EOS_ID, SOS_ID
 
 SIZES = Sizes(features=6, attention=5, hidden=7, stride=8, k=4, beam=5)
@@ -205,3 +214,15 @@ def random_images(
             )
         )
     return result
+
+
+def run_beams(
+    step: MarkovStep,
+    images: Sequence[EncodedImage],
+    options: SearchOptions,
+    max_tokens: int = 4,
+    guards: Guards | None = None,
+) -> list[Outcome]:
+    """The outcomes of a beam search for ``images``."""
+    greedy = ScriptedStep(step.slots)
+    return decode_all(greedy, images, max_tokens, beam_step=step, guards=guards, search=options)

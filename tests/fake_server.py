@@ -66,6 +66,7 @@ class Script:
     busy: list[Refusal] = field(default_factory=list)
     delays: dict[bytes, float] = field(default_factory=dict)
     alternatives: str = "[]"
+    confidence: float = float("nan")
     ready: bool = True
     asked: list[Asked] = field(default_factory=list)
     at_once: int = 0
@@ -100,6 +101,7 @@ class Script:
                 "latex": tokens.replace(" ", ""),
                 "tokens": tokens,
                 "score": 0.5,
+                "confidence": self.confidence,
                 "alternatives": self.alternatives,
             }
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from hmer import contract
 from hmer.decode import (
+    BeamResult,
     DecodeRequest,
     EncodedImage,
     Move,
@@ -38,15 +40,54 @@ def same(left: Outcome, right: Outcome) -> bool:
     )
 
 
+class PlainBeams:
+    """``BeamStep`` as its definition has it: every slot alone, unpadded, its state in a dict."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.decoder = NumpyDecoder()
+        self.images: dict[int, EncodedImage] = {}
+        self.states: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+
+    def admit(self, slots: Sequence[int], encoded: EncodedImage) -> None:
+        for slot in slots:
+            self.images[slot] = encoded
+            coverage = np.zeros(encoded.keys.shape[:2], np.float32)
+            self.states[slot] = encoded.state, coverage
+
+    def release(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            del self.images[slot], self.states[slot]
+
+    def step(self, moves: Sequence[Move]) -> BeamResult:
+        before, found = dict(self.states), []
+        for move in moves:
+            image, (state, coverage) = self.images[move.slot], before[move.parent]
+            feeds: dict[str, NDArray[Any]] = {
+                "values": image.values[None],
+                "keys": image.keys[None],
+                "feature_size": np.array([image.keys.shape[:2]], np.int32),
+                "token": np.array([[move.token]], np.int32),
+                "parent": np.zeros((1, 1), np.int32),
+                "state": state[None],
+                "coverage": coverage[None],
+            }
+            found.append(self.decoder.beam(feeds))
+            self.states[move.slot] = found[-1]["next_state"][0], found[-1]["next_coverage"][0]
+        return BeamResult(
+            np.concatenate([outputs["candidates"] for outputs in found]),
+            np.concatenate([outputs["scores"] for outputs in found]),
+        )
+
+
 @cache
 def alone(count: int, seed: int = 0) -> tuple[list[EncodedImage], list[Outcome]]:
-    """Random images, and each one's answers with nobody beside it, unpadded."""
+    """Random images, and each one's answers with nobody beside it, by the plainest step."""
     images, outcomes = random_images(count, seed), []
     for image in images:
-        decoder = NumpyDecoder()
-        beams = BeamSlots(decoder.beam, SIZES, OPTIONS.beam, lanes=(), bucket=(1, 1))
-        greedy = SlotStep(decoder, SIZES, OPTIONS.beam)
-        outcomes += decode_all(greedy, [image], MAX_TOKENS, beam_step=beams, search=OPTIONS)
+        greedy = SlotStep(NumpyDecoder(), SIZES, OPTIONS.beam)
+        plain = PlainBeams(OPTIONS.beam)
+        outcomes += decode_all(greedy, [image], MAX_TOKENS, beam_step=plain, search=OPTIONS)
     return images, outcomes
 
 
@@ -170,7 +211,7 @@ def test_parents_are_found_after_rows_have_moved() -> None:
     beams.step([Move(0, SOS_ID, 0), Move(1, SOS_ID, 1), *first])
     beams.release([0, 1])
     moved = beams.step([Move(3, 7, 2), Move(2, 9, 3)])
-    still = BeamSlots(Recorder(), SIZES, 4, lanes=())
+    still = PlainBeams(4)
     still.admit([2, 3], images[1])
     still.step(first)
     expected = still.step([Move(3, 7, 2), Move(2, 9, 3)])

@@ -93,6 +93,7 @@ def test_json_lines(fake: Fake, files: Path) -> None:
         "latex": "a",
         "tokens": ["a"],
         "score": 0.5,
+        "confidence": None,
         "alternatives": [{"latex": "c", "tokens": ["c"], "score": 0.125}],
     }
     assert blank == {

@@ -17,7 +17,15 @@ from safetensors.torch import save_file
 from export import onnx_export, parity
 from export.cli import main
 from export.images import gather
-from hmer.bundle import BUNDLE_FILE, ENCODER_FILE, STEP_FILE, WEIGHTS_FILE, Bundle, sha256_of
+from hmer.bundle import (
+    BEAM_FILE,
+    BUNDLE_FILE,
+    ENCODER_FILE,
+    STEP_FILE,
+    WEIGHTS_FILE,
+    Bundle,
+    sha256_of,
+)
 from hmer.errors import (
     BundleError,
     ContractMismatch,
@@ -44,11 +52,13 @@ def test_graphs_answer_as_the_checkpoint(graphs: Bundle, checkpoint: Path, runti
     pytest.importorskip(runtime)
     model = load_checkpoint(checkpoint)[1]
     images = tiny.named_images(16, seed=5)
-    (result,) = parity.compare(model, graphs, images, runtimes=[runtime])
-    assert result.mismatches == ()
-    assert result.images == 16
-    assert result.tokens > 100
-    assert 0.0 < result.score_difference < 1e-4
+    results = parity.compare(model, graphs, images, runtimes=[runtime])
+    assert {result.check for result in results} == {"answers", "beam"}
+    for result in results:
+        assert result.mismatches == ()
+        assert result.images == 16
+        assert result.tokens > 100
+        assert result.score_difference < 1e-4
 
 
 def test_the_shipped_graphs_answer_as_the_shipped_checkpoint() -> None:
@@ -90,7 +100,8 @@ def test_equal_tokens_with_other_probabilities_are_a_mismatch(
     with torch.no_grad():
         model.output.weight.mul_(1.01)
         model.output.bias.mul_(1.01)
-    (result,) = parity.compare(model, graphs, tiny.named_images(1), runtimes=["onnxruntime"])
+    images = tiny.named_images(1)
+    result, *_ = parity.compare(model, graphs, images, runtimes=["onnxruntime"])
     assert len(result.mismatches) == 1
     assert "log-probability" in str(result.mismatches[0])
     assert result.score_difference > parity.SCORE_TOLERANCE
@@ -122,8 +133,8 @@ def test_differing_answers_leave_no_bundle(traced: Bundle, tmp_path: Path) -> No
             tmp_path / "other",
             tmp_path / "out" / "bundle",
             images=tiny.named_images(3),
-            k=3,
-            beam=0,
+            k=traced.k,
+            beam=traced.beam,
         )
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -135,12 +146,18 @@ def test_an_export_replaces_only_a_bundle_and_only_if_told(
 
     def export(force: bool) -> None:
         onnx_export.export_bundle(
-            checkpoint, output, k=3, beam=0, images=images, force=force, runtimes=["onnxruntime"]
+            checkpoint,
+            output,
+            k=traced.k,
+            beam=traced.beam,
+            images=images,
+            force=force,
+            runtimes=["onnxruntime"],
         )
 
     output.mkdir()
     export(force=False)  # into an empty folder
-    assert {p.name for p in output.iterdir()} == {BUNDLE_FILE, ENCODER_FILE, STEP_FILE}
+    assert {p.name for p in output.iterdir()} == {BUNDLE_FILE, ENCODER_FILE, STEP_FILE, BEAM_FILE}
     with pytest.raises(ExportError, match=r"not empty.*--force"):
         export(force=False)
     before = output.stat().st_ino
@@ -239,22 +256,12 @@ def test_export_and_verify_from_the_command_line(
     traced: Bundle, checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "bundle"
-    call = [
-        "onnx",
-        str(checkpoint),
-        "-o",
-        str(output),
-        "--k",
-        "3",
-        "--beam",
-        "0",
-        "--images",
-        str(pictures),
-    ]
+    call = ["onnx", str(checkpoint), "-o", str(output), "--images", str(pictures)]
+    call += ["--k", str(traced.k), "--beam", str(traced.beam)]
     result = CliRunner(env={"HMER_CROHME": None}).invoke(main, [*call, "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
-    assert [graph["file"] for graph in report["graphs"]] == [ENCODER_FILE, STEP_FILE]
+    assert [graph["file"] for graph in report["graphs"]] == [ENCODER_FILE, STEP_FILE, BEAM_FILE]
     assert report["graphs"][0]["bytes"] == (output / ENCODER_FILE).stat().st_size
     assert [p["images"] for p in report["parity"]] == [2] * len(report["parity"])
 

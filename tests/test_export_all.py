@@ -265,3 +265,13 @@ def test_a_full_disk_keeps_the_repository_that_is_there(
     assert sorted(str(path) for path in output.rglob("*")) == before
     assert page_of(output).kind == "repository"
     assert [path.name for path in output.parent.iterdir()] == ["repository"]
+
+
+def test_auto_tells_what_it_measured(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    result = run(checkpoint, output, pictures, "--target", "auto")
+    assert result.exit_code == 0, result.output
+    assert "Chosen: " in result.stdout
+    page = page_of(output).to_dict()
+    assert page["measured_choice"]["encoder"].split()[0] == page["repository"]["target"]
+    assert page["measured_choice"]["rows"]

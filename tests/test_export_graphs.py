@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from export import parity, storage
+from export import storage
 from export.checks import check_graph, check_interface, name_axes, op_counts
 from export.graphs import DecoderStepGraph, fold_batch_norm
+from export.verify_checks import answer_all
+from export.verify_runners import open_graphs
 from hmer import contract
 from hmer.bundle import ENCODER_FILE, STEP_FILE, Bundle
 from hmer.contract import ModelSpec, TensorSpec
@@ -95,10 +97,11 @@ def test_padding_and_neighbours_change_no_feature(graphs: Bundle) -> None:
             assert not outside.any()  # exactly zero
 
 
-def test_padding_and_neighbours_change_no_answer(graphs: Bundle) -> None:
+def test_padding_and_neighbours_change_no_answer(graphs: Bundle, checkpoint: Path) -> None:
     images = tiny.named_images(12, seed=3)
-    together = parity.served(graphs, "onnxruntime", images)
-    alone = [parity.served(graphs, "onnxruntime", {n: i})[0] for n, i in images.items()]
+    with open_graphs("onnxruntime", graphs, load_checkpoint(checkpoint)[1]) as opened:
+        together = list(answer_all(opened, images).values())
+        alone = [answer_all(opened, {name: image})[name] for name, image in images.items()]
     assert [answer.ids for answer in together] == [answer.ids for answer in alone]
     for left, right in zip(together, alone, strict=True):
         np.testing.assert_allclose(left.scores, right.scores, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from export.config import RepositoryOptions, model_configs
 from hmer import contract
-from hmer.bundle import Bundle
+from hmer.bundle import BUNDLE_FILE, Bundle, load_bundle, save_bundle
+from hmer.calibration import Calibration
 from hmer.decode import Stats
 from hmer.errors import (
     BadParameter,
@@ -474,3 +476,22 @@ def test_a_model_refuses_a_changed_bundle(tiny_graphs: Bundle, tmp_path: Path, n
 def test_decode_refuses_an_unknown_step(tiny_graphs: Bundle) -> None:
     with pytest.raises(fake.TritonModelException, match="bad_parameter"):
         load_model(tiny_graphs, "decode", step="elsewhere")
+
+
+def test_confidence_where_the_bundle_is_calibrated(
+    tiny_graphs: Bundle, features: list[Tensors], tmp_path: Path
+) -> None:
+    folder = tmp_path / "calibrated"
+    shutil.copytree(tiny_graphs.folder, folder)
+    bundle = load_bundle(folder)
+    known = Calibration(0.5, 0.25, 0.0, {"decoding": "greedy"})
+    bundle.details["calibration"] = known.to_dict()
+    names = json.loads((folder / BUNDLE_FILE).read_text(encoding="utf-8"))["files"]
+    save_bundle(bundle, names)
+    model = load_model(load_bundle(folder), "decode", slots="3", max_tokens="40")
+    greedy = ask(model, features[0]).result().arrays()
+    beam = ask(model, features[0], parameters={"beam": 3}).result().arrays()
+    model.finalize()
+    score, length = float(greedy["score"][0, 0]), len(greedy["tokens"][0, 0].split())
+    assert greedy["confidence"][0, 0] == pytest.approx(known.of_score(score, length), rel=1e-4)
+    assert np.isnan(beam["confidence"][0, 0])  # it was fitted on greedy answers

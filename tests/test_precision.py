@@ -88,9 +88,8 @@ def test_every_graph_keeps_the_contract_in_its_precision(low: Bundle) -> None:
     assert low.details["export"]["loss"]["precision"] == low.precision
 
 
+@pytest.mark.parametrize("low", HALVES, indirect=True)
 def test_matrices_are_16_bits_and_islands_32(low: Bundle) -> None:
-    if low.precision not in HALVES:
-        pytest.skip("int8 is about convolutions")
     half = HALF_TYPES[low.precision]
     for file in gate.present_graphs(low):
         model = graph_of(low, file)

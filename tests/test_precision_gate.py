@@ -32,6 +32,14 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return in_precision("int8", tmp_path_factory.mktemp("int8") / "graphs")
 
 
+def training_pack(path: Path) -> Path:
+    """Writings of so many writers that some are held out."""
+    lines = write_pack(path, count=120).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) | {"writer": f"w{n // 2}"} for n, line in enumerate(lines)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return path
+
+
 def loss(found: float | None, differing: int = 1, reference: float | None = 0.5) -> Loss:
     return Loss("int8", "400 held-out writings", 400, differing, reference, found, False)
 
@@ -88,8 +96,9 @@ def test_an_unchanged_network_loses_nothing(graphs: Bundle, checkpoint: Path) ->
 
 
 def test_calibration_and_judgement_share_no_writer(tmp_path: Path) -> None:
-    pack = write_pack(tmp_path / "train.jsonl", count=60)
-    chosen = selections(tiny.SETTINGS, pack)
+    chosen = selections(tiny.SETTINGS, training_pack(tmp_path / "train.jsonl"))
+    assert len(chosen.calibration.images) > 20
+    assert 0 < len(chosen.judged.images) < 20
     assert chosen.calibration.images.keys().isdisjoint(chosen.judged.images)
     assert set(chosen.judged.truths) == set(chosen.judged.images)
     assert "held-out" in chosen.judged.source
@@ -161,8 +170,10 @@ def data(tmp_path: Path) -> Path:
     """A folder laid out as CROHME's, of a few shapes."""
     folder = tmp_path / "data"
     folder.mkdir()
-    for seed, name in enumerate(("train.jsonl.gz", *TESTS.values())):
-        pack = write_pack(tmp_path / "pack.jsonl", count=40, seed=seed)
+    packs = {"train.jsonl.gz": training_pack(tmp_path / "train.jsonl")}
+    for seed, name in enumerate(TESTS.values()):
+        packs[name] = write_pack(tmp_path / f"{seed}.jsonl", count=40, seed=seed)
+    for name, pack in packs.items():
         (folder / name).write_bytes(gzip.compress(pack.read_bytes()))
     return folder
 

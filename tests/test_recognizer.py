@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hmer import recognizer as module
 from hmer.bundle import Bundle
+from hmer.calibration import Calibration
 from hmer.decode import Hypothesis, Outcome
 from hmer.errors import (
     BadInk,
@@ -92,6 +93,13 @@ def test_answers_carry_the_next_best_with_their_probabilities() -> None:
     assert scores == pytest.approx([math.exp(-2.5), math.exp(-4.0)])
 
 
+def test_confidence_is_the_calibrated_score() -> None:
+    outcome = Outcome((X, PLUS, EOS_ID), (-0.5, -0.25, -0.25), "eos")
+    assert answer(VOCABULARY, outcome).confidence is None
+    found = answer(VOCABULARY, outcome, Calibration(1.0, 2.0, 0.25, {})).confidence
+    assert found == pytest.approx(1 / (1 + math.exp(-(1.0 - 2.0 + 0.5))))
+
+
 def test_an_answer_that_was_cut_off_is_still_an_answer() -> None:
     result = answer(VOCABULARY, Outcome((X, X), (-0.5, -0.5), "length"))
     assert result.tokens == ("x", "x")
@@ -115,12 +123,13 @@ def test_a_token_beyond_the_vocabulary_is_an_error() -> None:
 def test_a_recognition_becomes_json() -> None:
     other = Alternative("y", ("y",), 0.25)
     document = json.loads(
-        json.dumps(Recognition("x", ("x",), 0.5, (other,), {"decode": 1.23456}).to_dict())
+        json.dumps(Recognition("x", ("x",), 0.5, (other,), 0.75, {"decode": 1.23456}).to_dict())
     )
     assert document == {
         "latex": "x",
         "tokens": ["x"],
         "score": 0.5,
+        "confidence": 0.75,
         "alternatives": [{"latex": "y", "tokens": ["y"], "score": 0.25}],
         "timings": {"decode": 1.235},
     }

@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from hmer import contract
+from hmer.calibration import Calibration
 from hmer.decode import DecodeRequest, EncodedImage, Outcome, Scheduler
 from hmer.errors import BadParameter, HmerError, InferenceFailed, ServerUnavailable
 from hmer.recognizer import answer
@@ -67,6 +68,7 @@ class Pending:
     sender: Any
     rows: int
     vocabulary: Vocabulary
+    calibration: Calibration | None = None
     clock: Callable[[], float] = time.monotonic
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     answered: bool = False
@@ -99,7 +101,11 @@ class Pending:
     def _response(self) -> Any:
         try:
             return response(
-                answer_tensors(self.vocabulary, [self.outcomes[row] for row in range(self.rows)])
+                answer_tensors(
+                    self.vocabulary,
+                    [self.outcomes[row] for row in range(self.rows)],
+                    self.calibration,
+                )
             )
         except Exception as error:
             _log.exception("An answer could not be written.")
@@ -113,13 +119,18 @@ class Pending:
         self.sender.send(message, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def answer_tensors(vocabulary: Vocabulary, outcomes: Sequence[Outcome]) -> dict[str, NDArray[Any]]:
-    """The outputs of ``decode`` for these rows."""
-    answers = [answer(vocabulary, outcome) for outcome in outcomes]
+def answer_tensors(
+    vocabulary: Vocabulary, outcomes: Sequence[Outcome], calibration: Calibration | None = None
+) -> dict[str, NDArray[Any]]:
+    """The outputs of ``decode`` for these rows; ``calibration`` is one for their search."""
+    answers = [answer(vocabulary, outcome, calibration) for outcome in outcomes]
     return {
         contract.LATEX.name: strings(a.latex for a in answers),
         contract.TOKENS.name: strings(" ".join(a.tokens) for a in answers),
         contract.SCORE.name: np.array([[a.score] for a in answers], np.float32),
+        contract.CONFIDENCE.name: np.array(
+            [[np.nan if a.confidence is None else a.confidence] for a in answers], np.float32
+        ),
         contract.ALTERNATIVES.name: strings(
             json.dumps([other.to_dict() for other in a.alternatives], ensure_ascii=False)
             for a in answers
@@ -127,12 +138,23 @@ def answer_tensors(vocabulary: Vocabulary, outcomes: Sequence[Outcome]) -> dict[
     }
 
 
-def enqueue(request: Request, scheduler: Scheduler, vocabulary: Vocabulary, limit: int) -> None:
-    """Submit every row of ``request``; its response comes later, whatever happens."""
+def enqueue(
+    request: Request,
+    scheduler: Scheduler,
+    vocabulary: Vocabulary,
+    limit: int,
+    calibration: Calibration | None = None,
+) -> None:
+    """Submit every row of ``request``; its response comes later, whatever happens.
+
+    ``calibration`` is the bundle's, for the searches that it fits.
+    """
     arrived = time.monotonic()
     pending = Pending(request.get_response_sender(), 0, vocabulary)
     try:
         wanted, deadline = parameters_of(request, limit), deadline_of(request, arrived)
+        if calibration is not None and calibration.fits(wanted.search):
+            pending.calibration = calibration
         images = encoded_images(request)
         pending.rows = len(images)
         for row, image in enumerate(images):

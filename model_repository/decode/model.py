@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from hmer import contract
 from hmer.bundle import BEAM_FILE, STEP_FILE, Bundle
+from hmer.calibration import Calibration
 from hmer.decode import Guards, Scheduler
 from hmer.errors import BadParameter, HmerError
 from hmer.runtime import open_runner
@@ -26,6 +27,7 @@ class TritonPythonModel:
     """Features to LaTeX: ``values``, ``keys``, ``feature_size``, ``state`` in, the answer out."""
 
     vocabulary: Vocabulary
+    calibration: Calibration | None
     scheduler: Scheduler
     max_tokens: int
 
@@ -36,6 +38,7 @@ class TritonPythonModel:
             parameters = model_parameters(args, DecodeParameters)
             bundle = model_bundle(args, parameters.bundle)
             self.vocabulary = bundle.vocabulary
+            self.calibration = Calibration.from_details(bundle.details)
             self.max_tokens = parameters.max_tokens
             self.scheduler = Scheduler(
                 self._step(parameters, bundle),
@@ -77,7 +80,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Request]) -> None:
         """Enqueue; the responses go out from the decoding thread."""
         for request in requests:
-            enqueue(request, self.scheduler, self.vocabulary, self.max_tokens)
+            enqueue(request, self.scheduler, self.vocabulary, self.max_tokens, self.calibration)
 
     def finalize(self) -> None:
         """Stop the thread; requests under way are answered with an error."""
