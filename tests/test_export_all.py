@@ -6,16 +6,13 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import ModelProto
 
 from export import all_stages, engines, onnx_export, verify_runners
 from export.cli import main
@@ -32,29 +29,9 @@ SAMPLES = tiny.ROOT / "client" / "samples"
 L4 = Gpu("0", "GPU-1", "NVIDIA L4", "8.9", 24_000, "570.1")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("all") / "checkpoint"
-    tiny.make_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiny.make_graphs(tmp_path_factory.mktemp("all") / "graphs", beam=4)
-
-
 @pytest.fixture(autouse=True)
-def traced(graphs: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the tests the half minute of tracing: the export gets the graphs of ``graphs``."""
-
-    def export_graphs(*_: object) -> Iterator[tuple[ModelProto, float]]:
-        for path in sorted(graphs.folder.glob("*.onnx")):
-            yield onnx.load(path), 0.0
-
-    monkeypatch.setattr(onnx_export, "export_graphs", export_graphs)
+def without_a_gpu(traced: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_stages, "find_gpu", lambda: None)
-    monkeypatch.setattr(engines, "find_gpu", lambda: None)
 
 
 @pytest.fixture
@@ -67,7 +44,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def run(checkpoint: Path, output: Path, pictures: Path, *more: str) -> Result:
-    call = ["all", str(checkpoint), "-o", str(output), "--k", "3", "--beam", "4"]
+    call = ["all", str(checkpoint), "-o", str(output), "--k", "3", "--beam", "6"]
     runner = CliRunner(env={"HMER_CROHME": None})
     return runner.invoke(main, [*call, "--images", str(pictures), *more])
 
@@ -78,7 +55,7 @@ def test_a_repository_and_its_summary(checkpoint: Path, pictures: Path, tmp_path
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if line.startswith("bundle/")]
     assert [row.split()[0] for row in rows] == [
-        *("bundle/decoder_beam.onnx", "bundle/decoder_step.onnx", "bundle/encoder.onnx")
+        *("bundle/encoder.onnx", "bundle/decoder_step.onnx", "bundle/decoder_beam.onnx")
     ]
     for row in rows:
         assert row.split()[3:6] == ["fp32", "20", "-"]
@@ -89,7 +66,7 @@ def test_a_repository_and_its_summary(checkpoint: Path, pictures: Path, tmp_path
     page = page_of(output)
     assert page.kind == "repository"
     bundle = load_bundle(output / "bundle")
-    assert (bundle.k, bundle.beam) == (3, 4)
+    assert (bundle.k, bundle.beam) == (3, 6)
     assert [p.name for p in output.parent.iterdir()] == ["repository"]
 
 
@@ -234,7 +211,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    call = [command, str(checkpoint), "-o", str(home / "out"), "--k", "3", "--beam", "4"]
+    call = [command, str(checkpoint), "-o", str(home / "out"), "--k", "3", "--beam", "6"]
     call += ["--images", str(pictures)]
     with monkeypatch.context() as patch:
         disk = Full(patch, files)

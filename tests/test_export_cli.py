@@ -28,18 +28,6 @@ from training.data import Split
 COMMANDS = sorted(main.commands)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli") / "checkpoint"
-    tiny.make_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiny.make_graphs(tmp_path_factory.mktemp("cli") / "graphs", beam=4)
-
-
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
     return write_pack(tmp_path / "test.jsonl", count=5)

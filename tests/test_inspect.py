@@ -36,18 +36,6 @@ from hmer.errors import (
 from tests import tiny
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inspect") / "checkpoint"
-    tiny.make_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiny.make_graphs(tmp_path_factory.mktemp("inspect") / "graphs", beam=4)
-
-
 def document_of(path: Path) -> dict[str, Any]:
     """What the command prints as JSON; the text page is checked to hold the summary."""
     runner = CliRunner()
@@ -81,7 +69,7 @@ def test_exported_graphs(graphs: Bundle) -> None:
     assert found["kind"] == "graphs"
     assert found["graphs"]["precision"] == "fp32"
     assert found["graphs"]["tokens_a_call"] == 3
-    assert found["graphs"]["candidates_of_beam"] == 4
+    assert found["graphs"]["candidates_of_beam"] == graphs.beam
     rows = {row["model"]: row for row in found["graphs"]["rows"]}
     assert set(rows) == {contract.ENCODER, contract.DECODER_STEP, contract.DECODER_BEAM}
     assert rows[contract.ENCODER]["bytes"] == graphs.file(ENCODER_FILE).stat().st_size
@@ -104,7 +92,7 @@ def test_a_graph(graphs: Bundle, file: str) -> None:
     assert {row["dtype"] for row in found["outputs"]["rows"]} == {t.dtype for t in spec.outputs}
     assert found["bundle"]["hash_verified"] is True
     assert found["graph"].get("k") == (3 if file == STEP_FILE else None)
-    assert found["graph"].get("beam") == (4 if file == "decoder_beam.onnx" else None)
+    assert found["graph"].get("beam") == (graphs.beam if file == "decoder_beam.onnx" else None)
 
 
 def test_a_graph_without_its_bundle_is_said_to_be_alone(graphs: Bundle, tmp_path: Path) -> None:

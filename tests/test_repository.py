@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from export.config import (
 from export.repository import assemble
 from export.repository_cli import repository
 from hmer import contract
-from hmer.bundle import BUNDLE_FILE, Bundle, save_bundle
+from hmer.bundle import BUNDLE_FILE, Bundle, load_bundle, save_bundle
 from hmer.contract import Sizes
 from hmer.errors import (
     BadParameter,
@@ -131,6 +132,31 @@ def test_who_runs_the_graphs(host: str, target: str, platform: str, step: str) -
     assert configs["encoder"].dynamic_batching.max_queue_delay_microseconds == 0
 
 
+@pytest.mark.parametrize(
+    ("host", "target", "step", "served"),
+    [
+        (EMBEDDED, ONNXRUNTIME, None, False),  # `decode` loads the graph itself
+        (EMBEDDED, ONNXRUNTIME, "bls", True),
+        (CONTAINER, ONNXRUNTIME, None, True),
+        (CONTAINER, TENSORRT, None, True),
+    ],
+)
+def test_the_beam_graph_is_served_where_decode_calls_it(
+    host: str, target: str, step: str | None, served: bool
+) -> None:
+    options = RepositoryOptions(host, target, step, slots=5)
+    sizes = replace(SIZES, beam=4)
+    configs = model_configs(sizes, options)
+    assert ("decoder_beam" in configs) == served
+    assert "decoder_beam" not in model_configs(SIZES, options)
+    if served:
+        config = from_text(to_text(configs["decoder_beam"]))
+        spec = contract.models(sizes)["decoder_beam"]
+        assert [t.name for t in config.input] == [t.name for t in spec.inputs]
+        assert [list(t.dims) for t in config.output if t.name == "candidates"] == [[4]]
+        assert config.max_batch_size == 5
+
+
 def test_parameters_survive_the_text() -> None:
     options = RepositoryOptions(slots=3, max_queue=5, max_tokens=7, threads=2, step="bls")
     configs = {n: from_text(to_text(c)) for n, c in model_configs(SIZES, options).items()}
@@ -202,6 +228,22 @@ def test_container_layout(bundle: Path, tmp_path: Path) -> None:
     assert not (models / "encoder" / "1" / "model.py").exists()
     requirements = (result.folder / "requirements.txt").read_text(encoding="utf-8")
     assert "onnxruntime" not in requirements
+
+
+def test_a_beam_graph_travels_with_its_model(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "decoder_beam.onnx").write_bytes(b"beam graph")
+    old = load_bundle(bundle)
+    old.beam = 4
+    save_bundle(old, ["encoder.onnx", "decoder_step.onnx", "decoder_beam.onnx"])
+    served = assemble(bundle, tmp_path / "c", RepositoryOptions(CONTAINER, ONNXRUNTIME))
+    graph = served.folder / "models" / "decoder_beam" / "1" / "model.onnx"
+    assert graph.read_bytes() == b"beam graph"
+    embedded = assemble(bundle, tmp_path / "e", RepositoryOptions(step="bls")).folder
+    assert (embedded / "models" / "decoder_beam" / "1" / "model.py").is_file()
+    assert (embedded / "lib" / "model_repository" / "decoder_beam" / "model.py").is_file()
+    inside = assemble(bundle, tmp_path / "i", RepositoryOptions()).folder
+    assert not (inside / "models" / "decoder_beam").exists()
+    assert (inside / "bundle" / "decoder_beam.onnx").is_file()
 
 
 def test_tensorrt_layout(bundle: Path, tmp_path: Path) -> None:

@@ -31,15 +31,8 @@ Array = NDArray[Any]
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiny.make_graphs(tmp_path_factory.mktemp("verify") / "graphs", beam=4)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
-    folder = tmp_path_factory.mktemp("verify") / "checkpoint"
-    tiny.make_checkpoint(folder)
-    return load_checkpoint(folder)[1]
+def model(checkpoint: Path) -> Recogniser:
+    return load_checkpoint(checkpoint)[1]
 
 
 class Wrapped:
