@@ -4,10 +4,9 @@ Static quantisation in the form that TensorRT, ONNX Runtime and OpenVINO all rea
 int8, every zero point 0, one scale a tensor for activations, one a channel for kernels, biases
 in float32. Scales come from real, preprocessed images of the training data.
 
-The rest stays float32: the first convolution, which reads grey levels, the 1x1 convolutions and
-the sums of the shortcuts, in all a tenth of the encoder's work; and the decoder, which is 3 % of
-a formula's. A decoder whose scales are found at run time would answer differently in another
-batch.
+The rest stays float32: the first convolution and the first stage, where rounding costs most;
+the 1x1 convolutions and the sums of the shortcuts; and the decoder, which is 3 % of a formula's
+work. A decoder whose scales are found at run time would answer differently in another batch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,9 @@ from export.precision_checks import check_symmetric
 from hmer import contract
 from hmer.errors import ExportError, MissingDependency
 
-STEM = "encoder.stem.weight"
+# Kernels of what stays float32. The first stage reads the finest features: with it in int8 the
+# features' error on held-out handwriting was 1.6 times as large, and its work is a quarter.
+KEPT = ("encoder.stem.", "encoder.stages.0.")
 
 Images = Mapping[str, NDArray[np.uint8]]
 
@@ -60,7 +61,7 @@ def _convolutions(model: ModelProto) -> list[str]:
         node.name
         for node in model.graph.node
         if node.op_type == "Conv"
-        and node.input[1] != STEM
+        and not node.input[1].startswith(KEPT)
         and math.prod(kernels.get(node.input[1], ())[2:]) > 1
     ]
 
@@ -120,6 +121,9 @@ def _static(model: ModelProto, nodes: list[str], images: Sequence[NDArray[np.uin
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
                     "QuantizeBias": False,
+                    # The mean of the images' extremes: one image's outlier would cost all
+                    # others resolution.
+                    "CalibMovingAverage": True,
                 },
             )
             quantised: ModelProto = onnx.load(target)

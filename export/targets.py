@@ -21,7 +21,7 @@ from export.config import RepositoryOptions
 from export.timing import ROWS, SIZES, Clock, Feeds, side_by_side, workload
 from hmer.bundle import ENCODER_FILE, STEP_FILE, Bundle
 from hmer.errors import BundleError, ExportError, HmerError
-from hmer.runtime import ONNXRUNTIME, OPENVINO, Runner, open_runner, thread_count
+from hmer.runtime import ONNXRUNTIME, OPENVINO, Runner, open_runner, openvino_core, thread_count
 from hmer.tables import render_table
 
 GAIN = 0.95  # another runtime than the simplest must need less than this share of its time
@@ -163,9 +163,7 @@ def table(choice: Choice) -> str:
 
 def openvino_has_bf16() -> bool:
     """Whether OpenVINO computes in bfloat16 on this CPU, at whatever speed."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 Times = dict[Candidate, "float | HmerError"]

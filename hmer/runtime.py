@@ -190,7 +190,7 @@ class OnnxRuntimeRunner(BaseRunner):
 
 
 @functools.cache
-def _core() -> Any:
+def openvino_core() -> Any:
     """The process's one OpenVINO core, never closed.
 
     Each core installs a signal stack and restores the one before it when it goes: cores
@@ -227,7 +227,7 @@ class OpenVinoRunner(BaseRunner):
             importlib.import_module("openvino")
         except ImportError as error:
             raise _missing(OPENVINO, error) from error
-        core = _core()
+        core = openvino_core()
         self._lock = threading.Lock()
         try:
             model = core.read_model(str(self._path))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from export import gate
+from export import gate, quantise
 from export.checks import check_graph, op_counts, opset_of
 from export.emulate import emulate
 from export.graphs import EncoderGraph, fold_batch_norm
@@ -117,8 +117,9 @@ def test_matrices_are_16_bits_and_islands_32(low: Bundle) -> None:
 def test_int8_is_the_encoders_alone_and_symmetric(int8: Bundle) -> None:
     encoder, step = graph_of(int8, ENCODER_FILE), graph_of(int8, STEP_FILE)
     kernels = {t.name for t in encoder.graph.initializer if t.data_type == TensorProto.INT8}
-    assert len([name for name in kernels if name.endswith("_quantized")]) == 16
-    assert op_counts(encoder)["Conv"] > 16  # the first and the 1x1 of the shortcuts are not
+    assert len([name for name in kernels if name.endswith("_quantized")]) == 12
+    assert not [name for name in kernels if name.startswith(quantise.KEPT)]
+    assert op_counts(encoder)["Conv"] == 12 + 1 + 4 + 2  # stem, first stage, 1x1 shortcuts
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(op_counts(step))
     scales = {t.name: numpy_helper.to_array(t) for t in encoder.graph.initializer}
     per_channel = [s for n, s in scales.items() if n.endswith("weight_scale")]
