@@ -7,13 +7,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint gpu format clean
+.PHONY: demo test rtx lint gpu format clean
 
 demo: $(VENV)/.demo
 	@sh deploy/demo.sh $(BIN)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# NVIDIA's parser and builder, for the tests that compile the graphs ("tensorrt_rtx AOT compile").
+rtx: $(VENV)/.test
+	$(PIP) --editable '.[rtx]'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
