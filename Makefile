@@ -12,8 +12,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.demo
 	@sh deploy/demo.sh $(BIN)
 
+# One thread: the networks of the tests are tiny, and more threads only wait for each other.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # NVIDIA's parser and builder, for the tests that compile the graphs ("tensorrt_rtx AOT compile").
 rtx: $(VENV)/.test
