@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 from tests.training_fixtures import NETWORK, settings, trainer
 from training.network import NetworkConfig
+from training.state import STATE_FILE
 from training.train import Trainer
 
 # Dropout would draw per process. The third batch of this seed has one row, which leaves a process
@@ -15,17 +17,22 @@ from training.train import Trainer
 EXACT = NetworkConfig(**{**NETWORK.__dict__, "dropout": 0.0})
 SAME = {"limit": 3, "save_every": 2, "evaluate_every": 2, "learning_rate": 2e-4, "seed": 9}
 
+THIRD = "third.safetensors"  # the state after three steps
+
 
 def shared_run(folder: Path) -> Trainer:
-    """Two steps, and then three more by a trainer that resumes."""
-    first = trainer(folder, settings(steps=5, **SAME), EXACT)
-    with first.stream() as made:
-        while first.progress.step < 2:
-            first.advance(*next(made))
-    first.save()
-    first.world.most([0.0])  # process 0 has written
+    """Two steps, one more by a trainer that resumes, kept as ``THIRD``, and two by another."""
+    for steps in (2, 3):
+        part = trainer(folder, settings(steps=5, **SAME), EXACT)
+        with part.stream() as made:
+            while part.progress.step < steps:
+                part.advance(*next(made))
+        part.save()
+        part.world.most([0.0])  # process 0 has written
+    if part.world.rank == 0:
+        shutil.copyfile(folder / STATE_FILE, folder / THIRD)
     last = trainer(folder, settings(steps=5, **SAME), EXACT)
-    assert last.progress.step == 2
+    assert last.progress.step == 3
     last.run()
     return last
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
-from tests.ddp_worker import shared_run
+from tests.ddp_worker import THIRD, shared_run
 from tests.handwriting import write_pack
 from tests.training_fixtures import curve
 
@@ -47,20 +47,17 @@ def test_two_processes_make_the_steps_of_one(runs: Path) -> None:
     assert len(curve(alone)) == 5
     for value in ("loss", "attention", "symbols", "accuracy"):
         assert curve(shared, value) == pytest.approx(curve(alone, value), rel=1e-4, abs=1e-5)
-    # Rounding differs (sums are made in another order), and a ReLU that tips over or Adam's
-    # division by a tiny moment make more of it with every step: later norms are compared loosely.
-    norms, wanted_norms = curve(shared, "norm"), curve(alone, "norm")
-    for step, norm in wanted_norms.items():
-        assert norms[step] == pytest.approx(norm, rel=1e-4 if step <= 3 else 2e-2)
+    # Sums are made in another order, and what a ReLU at its kink or Adam's division by a tiny
+    # moment make of that grows: gradients and weights are compared as far as rounding explains.
+    norms = {step: norm for step, norm in curve(alone, "norm").items() if step <= 3}
+    found = {step: norm for step, norm in curve(shared, "norm").items() if step <= 3}
+    assert found == pytest.approx(norms, rel=1e-4, abs=1e-5)
     assert curve(shared, "images") == curve(alone, "images")
-    weights, wanted = (load_file(path / "state.safetensors") for path in (shared, alone))
+    weights, wanted = (load_file(path / THIRD) for path in (shared, alone))
     assert weights.keys() == wanted.keys()
-    far = count = 0
     for name, value in wanted.items():
         if name.startswith(("model/", "head/", "average/")):
-            close = torch.isclose(weights[name].double(), value.double(), atol=2e-5, rtol=1e-3)
-            far, count = far + int((~close).sum()), count + value.numel()
-    assert far < 0.005 * count  # single weights, not a layer
+            torch.testing.assert_close(weights[name], value, atol=2e-5, rtol=1e-3, msg=name)
 
 
 def test_a_process_may_get_no_row_of_a_batch(runs: Path) -> None:
