@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from export.options import force_option, json_option, output_option
 from hmer.bundle import GRAPHS, load_bundle
 from hmer.console import Failure, progress, sentences
 from hmer.engine import FLAVOURS, TENSORRT, TENSORRT_RTX
@@ -37,18 +38,11 @@ MAX_BATCH = click.option(
     show_default=True,
     help="Most rows of a call; not fewer than the repository's --slots.",
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @click.command("engine", epilog=ENGINE_EXAMPLE)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the engines; it must not exist, or be empty.",
-)
+@output_option("engines")
 @click.option(
     "--flavour",
     type=click.Choice(FLAVOURS),
@@ -88,8 +82,8 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
     default=None,
     help="Folder of TensorRT's timing caches. [default: HMER_CACHE, or ~/.cache/hmer]",
 )
-@click.option("--force", is_flag=True, help="Replace the engines that are there.")
-@AS_JSON
+@force_option("engines")
+@json_option
 @sentences
 def engine(
     bundle: Path,
@@ -161,7 +155,7 @@ def engine(
     help="GPU to compile for; may be repeated. [default: 8.0, 8.6, 8.9, 12.0]",
 )
 @MAX_BATCH
-@AS_JSON
+@json_option
 @sentences
 def aot_compile_command(
     bundles: tuple[Path, ...], targets: tuple[str, ...], max_batch: str, as_json: bool

@@ -46,7 +46,7 @@ def output_option(what: str) -> Decorator:
 
 def force_option(what: str) -> Decorator:
     """``--force``: replace what an earlier run of the same command wrote."""
-    return click.option("--force", is_flag=True, help=f"Replace the {what} that is there.")
+    return click.option("--force", is_flag=True, help=f"Replace the {what} found there.")
 
 
 json_option: Decorator = click.option(

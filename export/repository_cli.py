@@ -18,6 +18,7 @@ from export.config import (
     TENSORRT,
     RepositoryOptions,
 )
+from export.options import force_option, json_option, output_option
 from export.repository import assemble
 from export.targets import table
 from hmer.console import sentences
@@ -34,13 +35,7 @@ Examples:
 
 @click.command("repository", epilog=EXAMPLE)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the repository; it must not exist, or be empty.",
-)
+@output_option("repository")
 @click.option(
     "--host",
     type=click.Choice(HOSTS),
@@ -111,8 +106,8 @@ Examples:
     default=None,
     help=f"Folder with encoder.plan and decoder_step.plan, for --target {TENSORRT}.",
 )
-@click.option("--force", is_flag=True, help="Replace the repository that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@force_option("repository")
+@json_option
 @sentences
 def repository(
     bundle: Path,
