@@ -19,18 +19,19 @@ Array = NDArray[Any]
 class TorchRunner:
     """A ``hmer.runtime.Runner`` over a module that takes and gives ``spec``'s tensors in order.
 
-    Eager, on the CPU, in float32: what was traced, before any exporter or runtime saw it.
+    Eager, on ``device``, in float32: what was traced, before any exporter or runtime saw it.
     """
 
-    def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
-        """``module`` is put into evaluation mode."""
-        self._module: nn.Module | None = module.eval()
+    def __init__(self, module: nn.Module, spec: ModelSpec, device: str = "cpu") -> None:
+        """``module`` is moved and put into evaluation mode."""
+        self._module: nn.Module | None = module.eval().to(device)
+        self._device = device
         self._name = spec.name
         self.inputs = tuple(tensor.name for tensor in spec.inputs)
         self.outputs = tuple(tensor.name for tensor in spec.outputs)
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """See ``hmer.runtime.Runner``."""
+        """See ``hmer.runtime.Runner``; the copy back waits for the device."""
         if feeds.keys() != set(self.inputs):
             raise InferenceFailed(
                 f"{self._name} takes the inputs {', '.join(self.inputs)}, but got "
@@ -40,7 +41,8 @@ class TorchRunner:
             raise InferenceFailed(f"{self._name} is closed.")
         try:
             with torch.inference_mode():
-                results = self._module(*(torch.from_numpy(feeds[name]) for name in self.inputs))
+                values = [torch.from_numpy(feeds[name]).to(self._device) for name in self.inputs]
+                results = [tensor.cpu() for tensor in self._module(*values)]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise InferenceFailed(f"{self._name} failed in PyTorch: {reason}") from error
