@@ -115,7 +115,7 @@ class HalfRecogniser(Recogniser):
         energy = torch.tanh(
             encoded.keys.to(self.dtype)
             + self.query(hidden.to(self.dtype))[:, None, None, :]
-            + coverage[..., None].to(self.dtype) * self.cumulative.weight[:, 0]
+            + self.seen(coverage.to(self.dtype))
         )
         energy = self.energy(energy)[..., 0].float()
         mask = size_mask(encoded.size, energy.shape[1], energy.shape[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,10 +17,15 @@ from training.network import Encoded, NetworkConfig, Recogniser, position_embedd
 CONFIG = NetworkConfig(30, (8, 8, 16, 16), (2, 2, 2, 2, 1), attention=12, hidden=20, embedding=6)
 
 
-@pytest.fixture(params=[(2, 2, 2, 2, 1), (2, 1, 2, 2, 2), (1, 2, 2, 2, 1), (2, 2, 2, 1, 1)])
+@pytest.fixture(
+    params=[
+        ((2, 2, 2, 2, 1), 1), ((2, 1, 2, 2, 2), 1), ((1, 2, 2, 2, 1), 1), ((2, 2, 2, 1, 1), 3)
+    ]
+)  # fmt: skip
 def model(request: pytest.FixtureRequest) -> Recogniser:
     torch.manual_seed(3)
-    config = NetworkConfig(30, (8, 8, 16, 16), request.param, attention=12, hidden=20, embedding=6)
+    strides, reach = request.param
+    config = replace(CONFIG, strides=strides, reach=reach)
     network = Recogniser(config)
     for module in network.modules():  # statistics as after training, not the neutral ones
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -63,10 +70,11 @@ def test_neighbours_and_padding_change_no_token(model: Recogniser) -> None:
         assert together[row].scores == pytest.approx(alone.scores, abs=1e-4)
 
 
+@pytest.mark.parametrize("reach", [1, 3])
 @torch.no_grad()
-def test_a_step_is_the_papers_equations() -> None:
+def test_a_step_is_the_papers_equations(reach: int) -> None:
     torch.manual_seed(0)
-    model = Recogniser(CONFIG).eval()
+    model = Recogniser(replace(CONFIG, reach=reach)).eval()
     d, u = CONFIG.features, CONFIG.hidden
     image, size = tensors([picture(32, 48, 5)])
     features = model.encoder(image.float() / 255, size)
@@ -80,6 +88,17 @@ def test_a_step_is_the_papers_equations() -> None:
     read = torch.cat([model.embedding(token)[0], located])[None]
     h, cell = (part[0] for part in model.cell(read, (h[None], cell[None])))
     s = coverage.flatten()
+    height, width = features.shape[2:]
+
+    def around(position: int) -> torch.Tensor:
+        y, x = divmod(position, width)
+        side = range(-(reach // 2), reach // 2 + 1)
+        inside = [(y + i, x + j) for i in side for j in side]
+        return torch.stack([
+            coverage[0, i, j] if 0 <= i < height and 0 <= j < width else torch.tensor(0.0)
+            for i, j in inside
+        ])  # fmt: skip
+
     hidden_part = model.query.weight @ h
     energies = torch.stack(
         [
@@ -89,7 +108,7 @@ def test_a_step_is_the_papers_equations() -> None:
                 + model.key_feature.bias
                 + model.key_position.weight @ q[position]
                 + hidden_part
-                + model.cumulative.weight[:, 0] * s[position]
+                + model.cumulative.weight @ around(position)
             )
             for position in range(len(f))
         ]

@@ -32,12 +32,13 @@ def gradients(*modules: torch.nn.Module) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("drop_attention", [0.0, 0.4])
+@pytest.mark.parametrize(("drop_attention", "reach"), [(0.0, 1), (0.4, 1), (0.0, 3)])
 def test_the_fast_loop_gives_the_equations_losses_and_gradients(
-    drop_attention: float, monkeypatch: pytest.MonkeyPatch
+    drop_attention: float, reach: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
-    config = NetworkConfig(**{**NETWORK.__dict__, "dropout": 0.0, "drop_attention": drop_attention})
+    changes = {"dropout": 0.0, "drop_attention": drop_attention, "reach": reach}
+    config = NetworkConfig(**{**NETWORK.__dict__, **changes})
     model, head = Recogniser(config).train(), losses.SymbolHead(16, len(VOCABULARY))
     torch.nn.init.normal_(model.cumulative.weight, std=2.0)  # coverage and energies that matter
     torch.nn.init.normal_(model.energy.weight, std=2.0)
@@ -67,7 +68,8 @@ def test_the_fast_loop_gives_the_equations_losses_and_gradients(
         torch.testing.assert_close(gradient, wanted[name], atol=1e-5 * scale, rtol=1e-3, msg=name)
 
 
-def test_the_written_gradient_is_the_numerical_one() -> None:
+@pytest.mark.parametrize("reach", [1, 3])
+def test_the_written_gradient_is_the_numerical_one(reach: int) -> None:
     torch.manual_seed(0)
     rows, length, d, a, u = 3, 4, 3, 2, 2
     pack = unroll.packing([3, 2, 1], torch.device("cpu"))
@@ -82,13 +84,14 @@ def test_the_written_gradient_is_the_numerical_one() -> None:
     kept = torch.tensor(np.random.default_rng(0).random((count, length)) > 0.3)
     free = [
         draw(rows, length, d), draw(rows, length, a), draw(rows, u), draw(rows, u),
-        draw(count - first, 4 * u), draw(4 * u, d + u), draw(a, u), draw(a), draw(a),
+        draw(count - first, 4 * u), draw(4 * u, d + u), draw(a, u), draw(reach**2, a),
+        draw(a),
     ]  # fmt: skip
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         features, keys, *more = values
         found: tuple[Tensor, ...] = unroll._Unroll.apply(
-            features, places, keys, outside, *more, kept, pack
+            features, places, keys, outside, *more, kept, pack, (2, 2)
         )
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class AugmentSettings:
     stroke_shift: float = 0.02
     wobble: float = 0.03
     pens: tuple[int, ...] = (2, 3, 3, 4, 4, 5, 6)
+
+    def times(self, factor: float) -> AugmentSettings:
+        """The same with ``factor`` times the stretch, slant, rotation and distortions."""
+        names = ("aspect", "shear", "rotation", "stroke_shift", "wobble")
+        return replace(self, **{name: factor * getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,21 @@ def build_run(options: dict[str, Any]) -> Run:
             len(data.vocabulary),
             widths=widths,  # type: ignore[arg-type]
             strides=strides,  # type: ignore[arg-type]
+            attention=options["attention"],
+            hidden=options["hidden"],
+            embedding=options["embedding"],
+            dropout=options["dropout"],
             drop_attention=options["drop_attention"],
+            reach=int(options["reach"]),
         )
         height = options["symbol_height"]
         preprocess = PreprocessSettings(symbol_height=height, multiple=network.stride)
     _check_vocabulary(options["save_dir"], data)
     every = options["evaluate_every"] or EVALUATE_EVERY
+    augmentation = _augmentation(options)
     if options["evaluate_every"] is None and options["task"]:
-        every = max(LEAST_BETWEEN, steps_an_epoch(data.train, preprocess, options))
+        zooms = augmentation.zoom
+        every = max(LEAST_BETWEEN, steps_an_epoch(data.train, preprocess, zooms, options))
     settings = TrainSettings(
         steps=options["steps"],
         learning_rate=options["learning_rate"],
@@ -119,7 +126,7 @@ def build_run(options: dict[str, Any]) -> Run:
         network,
         preprocess,
         settings,
-        AugmentSettings(),
+        augmentation,
         initial=initial,
         device=options["device"],
         variation=partial(recombination, RecombineSettings()) if options["recombine"] else None,
@@ -128,12 +135,14 @@ def build_run(options: dict[str, Any]) -> Run:
 
 
 def steps_an_epoch(
-    examples: list[Example], preprocess: PreprocessSettings, options: dict[str, Any]
+    examples: list[Example],
+    preprocess: PreprocessSettings,
+    zooms: tuple[float, float],
+    options: dict[str, Any],
 ) -> int:
     """About how many batches the examples make: with ``--task``, patience counts epochs."""
     sizes = [estimate_size(example, preprocess) for example in examples]
     rng = np.random.default_rng(options["seed"])
-    zooms = AugmentSettings().zoom
     return len(plan_epoch(sizes, zooms, options["pixels"], options["batch_size"], rng))
 
 
@@ -154,6 +163,19 @@ def _check_vocabulary(folder: Path, data: Data) -> None:
         f"another --save-dir to start anew, or --init-from {folder / BEST} with another "
         "--save-dir to use its weights and skip what its vocabulary lacks."
     )
+
+
+def _augmentation(options: dict[str, Any]) -> AugmentSettings:
+    """The usual augmentation with the options' zooms and strength."""
+    try:
+        low, high = (float(part) for part in options["zoom"].split(","))
+    except ValueError:
+        low = high = 0.0
+    if not 0.1 <= low <= high <= 10.0:
+        raise BadParameter(
+            "--zoom must be two factors from 0.1 to 10, the smaller one first: 0.65,1.15."
+        )
+    return AugmentSettings(zoom=(low, high)).times(options["distortion"])
 
 
 def _integers(text: str, option: str, count: int) -> tuple[int, ...]:

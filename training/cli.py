@@ -22,6 +22,7 @@ from training.options import (
     TaskGroup,
     data_options,
     need_torch,
+    network_options,
     recipe_options,
     say,
     tell_problems,
@@ -89,12 +90,7 @@ Examples:
               help="Padded pixels a batch.")  # fmt: skip
 @click.option("--batch-size", default=32, type=POSITIVE, show_default=True,
               help="Most images a batch.")  # fmt: skip
-@click.option("--symbol-height", default=22.0, show_default=True,
-              help="Height of the writing in pixels after preprocessing.")  # fmt: skip
-@click.option("--widths", default="32,64,128,256", show_default=True,
-              help="Channels of the four ResNet stages.")  # fmt: skip
-@click.option("--strides", default="2,2,2,2,1", show_default=True,
-              help="Of the stem, its pooling, and the stages two to four.")  # fmt: skip
+@network_options
 @recipe_options
 @click.option("--held-out", default=0.05, type=SHARE, show_default=True,
               help="Share of the writers held out, with all their labels, where the data has "

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hmer.vocab import SOS_ID
 from training.encoder import Encoder
@@ -42,7 +43,9 @@ class NetworkConfig:
 
     ``widths`` are the channels of the four ResNet stages, ``strides`` the stride of the
     stem's convolution, of its max pooling and of the stages two to four; their product
-    is the encoder's stride.
+    is the encoder's stride. ``reach`` is the side of the square of cumulative attention around
+    a position that its energy sees: 1 is the paper's s_t, a larger odd number the
+    coverage of Zhang et al., "Watch, attend and parse" (2017).
     """
 
     vocabulary_size: int
@@ -53,6 +56,7 @@ class NetworkConfig:
     embedding: int = 128
     dropout: float = 0.2
     drop_attention: float = 0.0
+    reach: int = 1
 
     @property
     def stride(self) -> int:
@@ -130,7 +134,7 @@ class Recogniser(nn.Module):
         self.key_feature = nn.Linear(d, a)  # W_f, and the one bias of the sum
         self.key_position = nn.Linear(d, a, bias=False)  # W_q
         self.query = nn.Linear(u, a, bias=False)  # W_h
-        self.cumulative = nn.Linear(1, a, bias=False)  # W_s
+        self.cumulative = nn.Linear(config.reach**2, a, bias=False)  # W_s
         self.energy = nn.Linear(a, 1, bias=False)  # w_e
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding)
         self.cell = nn.LSTMCell(config.embedding + d, u)
@@ -197,9 +201,7 @@ class Recogniser(nn.Module):
         cell = torch.where(first, cell, new_cell)
 
         energy = torch.tanh(
-            encoded.keys
-            + self.query(hidden)[:, None, None, :]
-            + coverage[..., None] * self.cumulative.weight[:, 0]
+            encoded.keys + self.query(hidden)[:, None, None, :] + self.seen(coverage)
         )
         energy = self.energy(energy)[..., 0]
         mask = size_mask(encoded.size, energy.shape[1], energy.shape[2])
@@ -210,6 +212,14 @@ class Recogniser(nn.Module):
         alpha = alpha.view_as(coverage)
         state = torch.cat([hidden, cell, context[:, d:]], dim=-1)
         return Glimpse(context[:, :d], hidden, alpha, state, coverage + alpha)
+
+    def seen(self, coverage: Tensor) -> Tensor:
+        """W_s s: what the cumulative attention (B, h, w) adds to each position, (B, h, w, A)."""
+        weight, reach = self.cumulative.weight, self.config.reach
+        if reach == 1:
+            return coverage[..., None] * weight[:, 0]
+        kernel = weight.view(-1, 1, reach, reach)
+        return F.conv2d(coverage[:, None], kernel, padding=reach // 2).permute(0, 2, 3, 1)
 
     def drop(self, alpha: Tensor) -> Tensor:
         """Drop attention (training only): some positions' weights suppressed, renormalised.

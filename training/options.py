@@ -93,9 +93,39 @@ def recipe_options(command: F) -> F:
                      show_default=True, help="Of the loss on which symbols have ink where."),
         click.option("--label-smoothing", default=0.05, type=click.FloatRange(0, 0.5),
                      show_default=True),
+        click.option("--zoom", default="0.65,1.15", show_default=True,
+                     help="Scale augmentation: smallest and largest factor of the size."),
+        click.option("--distortion", default=1.0, type=click.FloatRange(min=0),
+                     show_default=True, help="Times the usual stretch, slant, rotation and "
+                     "distortion of strokes."),
         click.option("--drop-attention", default=0.0, type=click.FloatRange(0, 1),
                      show_default=True, help="Share of attended positions that training "
                      "suppresses."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def network_options(command: F) -> F:
+    """Sizes of a new network; one from ``--init-from`` or a resumed run brings its own."""
+    sizes = click.IntRange(min=1)
+    for option in reversed((
+        click.option("--symbol-height", default=22.0, show_default=True,
+                     help="Height of the writing in pixels after preprocessing."),
+        click.option("--widths", default="32,64,128,256", show_default=True,
+                     help="Channels of the four ResNet stages."),
+        click.option("--strides", default="2,2,2,2,1", show_default=True,
+                     help="Of the stem, its pooling, and the stages two to four."),
+        click.option("--attention", default=128, type=sizes, show_default=True,
+                     help="Attention units."),
+        click.option("--hidden", default=256, type=sizes, show_default=True, help="LSTM units."),
+        click.option("--embedding", default=128, type=sizes, show_default=True,
+                     help="Size of a token's embedding."),
+        click.option("--reach", default="1", type=click.Choice(["1", "3", "5", "7", "9", "11"]),
+                     show_default=True, help="Side of the square of cumulative attention that "
+                     "an attention energy sees, in feature positions."),
+        click.option("--dropout", default=0.2, type=click.FloatRange(0, 0.9), show_default=True,
+                     help="Before the last layer."),
     )):  # fmt: skip
         command = option(command)
     return command

@@ -14,6 +14,7 @@ N = sum(counts). Shapes: B rows, L = h * w positions, D features, A attention un
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,8 +75,8 @@ def unroll(model: Recogniser, memory: Memory, targets: Tensor, pack: Packing) ->
         kept = torch.rand(len(pack.row), keys.shape[1], device=keys.device) >= rate
     found: tuple[Tensor, Tensor, Tensor] = _Unroll.apply(  # type: ignore[no-untyped-call]
         features, places, keys, outside, hidden, start, tokens, recurrent,
-        model.query.weight, model.cumulative.weight[:, 0], model.energy.weight[0],
-        kept, pack,
+        model.query.weight, model.cumulative.weight.t(), model.energy.weight[0],
+        kept, pack, memory.inside.shape[1:],
     )  # fmt: skip
     return Unrolled(*found)
 
@@ -95,12 +96,13 @@ class _Unroll(torch.autograd.Function):
         tokens: Tensor,  # (N - counts[0], 4U): the tokens' part of the gates
         recurrent: Tensor,  # (4U, D + U): the gates' weights of c' and h
         w_h: Tensor,  # (A, U)
-        w_s: Tensor,  # (A,)
+        w_s: Tensor,  # (R, A): of the R positions of cumulative attention around each position
         w_e: Tensor,  # (A,)
         kept: Tensor | None,  # bool (N, L): not suppressed by drop attention
         pack: Packing,
+        grid: tuple[int, int],  # h, w
     ) -> tuple[Tensor, Tensor, Tensor]:
-        counts = pack.counts
+        counts, around = pack.counts, _Around(grid, w_s.shape[0])
         total, first = sum(counts), counts[0]
         length, d, a, u = keys.shape[1], features.shape[2], keys.shape[2], hidden.shape[1]
         new = keys.new_empty
@@ -126,15 +128,16 @@ class _Unroll(torch.autograd.Function):
             else:
                 cells[now], hiddens[now] = cell, hidden
             alpha = _attend(
-                keys[:n], hidden[:n] @ w_h.t(), coverage[:n], w_s, w_e, outside[:n], hyperbolic[now]
-            )
+                keys[:n], hidden[:n] @ w_h.t(), around.gather(coverage[:n]), w_s, w_e,
+                outside[:n], hyperbolic[now],
+            )  # fmt: skip
             alphas[now], coverages[now] = alpha, coverage[:n]
             coverage[:n] += alpha
             read = alpha if kept is None else _drop(alpha, kept[now])
             torch.bmm(read[:, None], features[:n], out=contexts[now][:, None])
             located = torch.addmm(contexts[now], read, places)  # alpha (f + q)
             start += n
-        ctx.pack, ctx.first = pack, first
+        ctx.pack, ctx.first, ctx.around = pack, first, around
         ctx.save_for_backward(
             features, places, keys, recurrent, w_h, w_s, w_e, kept,
             hiddens, cells, gates, inputs, alphas, coverages, hyperbolic,
@@ -148,6 +151,7 @@ class _Unroll(torch.autograd.Function):
         (features, places, keys, recurrent, w_h, w_s, w_e, kept, hiddens, cells, gates, inputs,
          alphas, coverages, hyperbolic) = ctx.saved_tensors  # fmt: skip
         counts, first, u = ctx.pack.counts, ctx.first, hiddens.shape[1]
+        around: _Around = ctx.around
         new, zeros = keys.new_empty, keys.new_zeros
         rows, length, a = keys.shape
         d_read = new(len(alphas), features.shape[2])  # of the contexts, c and c' together
@@ -156,8 +160,9 @@ class _Unroll(torch.autograd.Function):
         d_state, d_cell = zeros(rows, u), zeros(rows, u)
         d_located, d_coverage = zeros(rows, features.shape[2]), zeros(rows, length)
         d_keys, buffer = torch.zeros_like(keys), torch.empty_like(keys)
-        d_ws = zeros(a)
-        sums = torch.ones(rows, 2, length, dtype=keys.dtype, device=keys.device)
+        reach = len(w_s)
+        d_ws, back = zeros(reach, a), (w_e * w_s).t().contiguous()
+        sums = torch.ones(rows, 1 + reach, length, dtype=keys.dtype, device=keys.device)
         stop = len(alphas)
         for t in range(len(counts) - 1, -1, -1):
             n = counts[t]
@@ -179,11 +184,11 @@ class _Unroll(torch.autograd.Function):
                 energy[..., None].expand_as(z), hyperbolic[now], grad_input=z
             )
             d_keys[:n] += z
-            d_coverage[:n] += torch.mv(z.view(-1, a), w_e * w_s).view(n, length)
-            sums[:n, 1] = coverages[now]
+            d_coverage[:n] += around.spread((z.view(-1, a) @ back).view(n, length, reach))
+            sums[:n, 1:] = around.gather(coverages[now]).transpose(1, 2)
             both = torch.bmm(sums[:n], z)
             torch.mul(both[:, 0], w_e, out=d_query[now])
-            d_ws += both[:, 1].sum(0)
+            d_ws += both[:, 1:].sum(0)
             dh = torch.addmm(d_hidden[now], d_query[now], w_h).add_(d_state[:n])
             if t > 0:
                 later = slice(stop - n - first, stop - first)
@@ -201,7 +206,7 @@ class _Unroll(torch.autograd.Function):
         d_we = torch.mv(hyperbolic.view(-1, a).t(), d_energy.flatten())
         return (
             d_features, None, d_keys.mul_(w_e), None, d_state, d_cell, d_gates,
-            d_gates.t() @ inputs, d_query.t() @ hiddens, d_ws * w_e, d_we, None, None,
+            d_gates.t() @ inputs, d_query.t() @ hiddens, d_ws * w_e, d_we, None, None, None,
         )  # fmt: skip
 
 
@@ -230,14 +235,40 @@ def _gates_backward(
     torch.mul(total, f, out=d_cell)
 
 
+class _Around:
+    """The square of cumulative attention around every position, zero beyond the grid."""
+
+    def __init__(self, grid: tuple[int, int], reach: int) -> None:
+        """``reach`` positions in the square, on an (h, w) ``grid``."""
+        self.grid, self.side = grid, math.isqrt(reach)
+
+    def gather(self, coverage: Tensor) -> Tensor:
+        """(n, L) to (n, L, R)."""
+        if self.side == 1:
+            return coverage[..., None]
+        maps = coverage.view(-1, 1, *self.grid)
+        return F.unfold(maps, self.side, padding=self.side // 2).transpose(1, 2).contiguous()
+
+    def spread(self, gathered: Tensor) -> Tensor:
+        """The adjoint of ``gather``: (n, L, R) to (n, L), for gradients."""
+        if self.side == 1:
+            return gathered[..., 0]
+        columns = gathered.transpose(1, 2)
+        return F.fold(columns, self.grid, self.side, padding=self.side // 2).flatten(1)
+
+
 def _attend(
-    keys: Tensor, query: Tensor, coverage: Tensor, w_s: Tensor, w_e: Tensor, outside: Tensor,
+    keys: Tensor, query: Tensor, around: Tensor, w_s: Tensor, w_e: Tensor, outside: Tensor,
     out: Tensor,
 ) -> Tensor:  # fmt: skip
     """Attention (n, L); ``out`` (n, L, A) keeps the hyperbolic tangents for the way back."""
+    a = out.shape[2]
     torch.add(keys, query[:, None], out=out)
-    out.addcmul_(coverage[..., None], w_s).tanh_()
-    energy = torch.mv(out.view(-1, out.shape[2]), w_e).view_as(coverage)
+    if len(w_s) == 1:
+        out.addcmul_(around, w_s)
+    else:
+        out.view(-1, a).addmm_(around.view(-1, len(w_s)), w_s)
+    energy = torch.mv(out.tanh_().view(-1, a), w_e).view_as(outside)
     return torch.softmax(energy.masked_fill_(outside, MASKED), dim=-1)
 
 
