@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
+import pickle
 import signal
+import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -140,6 +144,20 @@ class BatchMaker(Dataset[Any]):
             return error
 
 
+class _Stored(Dataset[Any]):
+    """A ``BatchMaker`` in a file of this process's own, read by every worker for itself."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._maker: BatchMaker | None = None
+
+    def __getitem__(self, job: Job) -> Parcel | HmerError:
+        if self._maker is None:
+            with Path(self.path).open("rb") as file:
+                self._maker = pickle.load(file)
+        return self._maker[job]
+
+
 class Parcel:
     """A batch on its way between processes, as arrays: tensors would need room in /dev/shm."""
 
@@ -170,10 +188,15 @@ def stream(
             yield _by_thread(maker, jobs, pool, pin)
         return
     mine, theirs = itertools.tee(jobs)
+    # Handed over as an argument, it would be pickled anew for each worker, one after the other.
+    stored = tempfile.NamedTemporaryFile(prefix="hmer-", suffix=".batches")  # noqa: SIM115
+    pickle.dump(maker, stored, pickle.HIGHEST_PROTOCOL)
+    stored.flush()
     with warnings.catch_warnings():  # more workers than CPU cores are the caller's choice
         warnings.simplefilter("ignore", UserWarning)
+        multiprocessing.set_forkserver_preload([__name__])  # imports once, for all workers
         loader: DataLoader[Any] = DataLoader(
-            maker,
+            _Stored(stored.name),
             batch_size=None,  # an index is a job, an item a whole batch
             sampler=cast(Any, theirs),
             num_workers=workers,
@@ -188,6 +211,7 @@ def stream(
         yield _opened(mine, batches)
     finally:
         del batches, loader  # ends the workers
+        stored.close()
 
 
 def _by_thread(

@@ -161,7 +161,7 @@ class _Unroll(torch.autograd.Function):
         d_located, d_coverage = zeros(rows, features.shape[2]), zeros(rows, length)
         d_keys, buffer = torch.zeros_like(keys), torch.empty_like(keys)
         reach = len(w_s)
-        d_ws, back = zeros(reach, a), (w_e * w_s).t().contiguous()
+        d_ws, back = zeros(reach, a), (w_e * w_s).flip(0).t().contiguous()
         sums = torch.ones(rows, 1 + reach, length, dtype=keys.dtype, device=keys.device)
         stop = len(alphas)
         for t in range(len(counts) - 1, -1, -1):
@@ -236,7 +236,10 @@ def _gates_backward(
 
 
 class _Around:
-    """The square of cumulative attention around every position, zero beyond the grid."""
+    """The square of cumulative attention around every position, zero beyond the grid.
+
+    By views of a padded copy: ``F.unfold`` launches a kernel for every row on a GPU.
+    """
 
     def __init__(self, grid: tuple[int, int], reach: int) -> None:
         """``reach`` positions in the square, on an (h, w) ``grid``."""
@@ -244,17 +247,23 @@ class _Around:
 
     def gather(self, coverage: Tensor) -> Tensor:
         """(n, L) to (n, L, R)."""
-        if self.side == 1:
+        n, k = len(coverage), self.side
+        if k == 1:
             return coverage[..., None]
-        maps = coverage.view(-1, 1, *self.grid)
-        return F.unfold(maps, self.side, padding=self.side // 2).transpose(1, 2).contiguous()
+        maps = F.pad(coverage.view(n, *self.grid), 4 * (k // 2,))
+        return maps.unfold(1, k, 1).unfold(2, k, 1).reshape(n, coverage.shape[1], k * k)
 
-    def spread(self, gathered: Tensor) -> Tensor:
-        """The adjoint of ``gather``: (n, L, R) to (n, L), for gradients."""
-        if self.side == 1:
-            return gathered[..., 0]
-        columns = gathered.transpose(1, 2)
-        return F.fold(columns, self.grid, self.side, padding=self.side // 2).flatten(1)
+    def spread(self, flipped: Tensor) -> Tensor:
+        """The adjoint of ``gather`` for gradients: (n, L, R), R in reverse order, to (n, L)."""
+        n, k = len(flipped), self.side
+        if k == 1:
+            return flipped[..., 0]
+        (h, w), border = self.grid, k // 2
+        maps = F.pad(flipped.view(n, h, w, k * k), (0, 0, *4 * (border,)))
+        image, row, column, _ = maps.stride()
+        # Entry (i, j) of the square at (y, x) comes from the position (y + i, x + j).
+        strides = (image, row, column, row + k, column + 1)
+        return maps.as_strided((n, h, w, k, k), strides).sum((3, 4)).flatten(1)
 
 
 def _attend(
