@@ -108,7 +108,7 @@ def test_a_step_is_the_papers_equations(reach: int) -> None:
                 + model.key_feature.bias
                 + model.key_position.weight @ q[position]
                 + hidden_part
-                + model.cumulative.weight @ around(position)
+                + model.cumulative.weight.flatten(1) @ around(position)
             )
             for position in range(len(f))
         ]

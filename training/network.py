@@ -28,7 +28,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hmer.vocab import SOS_ID
 from training.encoder import Encoder
@@ -134,7 +133,12 @@ class Recogniser(nn.Module):
         self.key_feature = nn.Linear(d, a)  # W_f, and the one bias of the sum
         self.key_position = nn.Linear(d, a, bias=False)  # W_q
         self.query = nn.Linear(u, a, bias=False)  # W_h
-        self.cumulative = nn.Linear(config.reach**2, a, bias=False)  # W_s
+        self.cumulative: nn.Linear | nn.Conv2d  # W_s
+        if config.reach == 1:
+            self.cumulative = nn.Linear(1, a, bias=False)
+        else:
+            around = config.reach // 2
+            self.cumulative = nn.Conv2d(1, a, config.reach, padding=around, bias=False)
         self.energy = nn.Linear(a, 1, bias=False)  # w_e
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding)
         self.cell = nn.LSTMCell(config.embedding + d, u)
@@ -215,11 +219,10 @@ class Recogniser(nn.Module):
 
     def seen(self, coverage: Tensor) -> Tensor:
         """W_s s: what the cumulative attention (B, h, w) adds to each position, (B, h, w, A)."""
-        weight, reach = self.cumulative.weight, self.config.reach
-        if reach == 1:
-            return coverage[..., None] * weight[:, 0]
-        kernel = weight.view(-1, 1, reach, reach)
-        return F.conv2d(coverage[:, None], kernel, padding=reach // 2).permute(0, 2, 3, 1)
+        if self.config.reach == 1:
+            return coverage[..., None] * self.cumulative.weight[:, 0]
+        seen: Tensor = self.cumulative(coverage[:, None])
+        return seen.permute(0, 2, 3, 1)
 
     def drop(self, alpha: Tensor) -> Tensor:
         """Drop attention (training only): some positions' weights suppressed, renormalised.

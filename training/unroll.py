@@ -75,7 +75,7 @@ def unroll(model: Recogniser, memory: Memory, targets: Tensor, pack: Packing) ->
         kept = torch.rand(len(pack.row), keys.shape[1], device=keys.device) >= rate
     found: tuple[Tensor, Tensor, Tensor] = _Unroll.apply(  # type: ignore[no-untyped-call]
         features, places, keys, outside, hidden, start, tokens, recurrent,
-        model.query.weight, model.cumulative.weight.t(), model.energy.weight[0],
+        model.query.weight, model.cumulative.weight.flatten(1).t(), model.energy.weight[0],
         kept, pack, memory.inside.shape[1:],
     )  # fmt: skip
     return Unrolled(*found)
