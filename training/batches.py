@@ -25,9 +25,19 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from hmer.errors import HmerError
-from training.data import Batch, Example, Plan, Renderer, collate, plan_epoch
+from hmer.preprocess import size_class
+from training.data import (
+    Batch,
+    Example,
+    Plan,
+    Renderer,
+    collate,
+    few_sizes,
+    plan_epoch,
+)
 from training.settings import TrainSettings
 
+ROWS = 32  # batches of few shapes hold a multiple of it
 AHEAD = 2  # batches that wait for a step, of the thread or of each worker
 
 # Makes of all examples a function that changes one at random, before it is rendered.
@@ -81,6 +91,7 @@ class Planner:
             self.settings.pixels,
             self.settings.limit,
             np.random.default_rng((self.settings.seed, epoch)),
+            *((few_sizes, ROWS) if self.settings.few_shapes else ()),
         )
         return [Plan([chosen[i] for i in plan.indices], plan.zoom) for plan in plans]
 
@@ -112,9 +123,11 @@ class BatchMaker(Dataset[Any]):
         examples: Sequence[Example],
         seed: int,
         variation: Variation | None = None,
+        few_shapes: bool = False,
     ) -> None:
         self.renderer, self.examples, self.seed = renderer, examples, seed
         self.variation = variation
+        self.sizes = few_sizes if few_shapes else size_class
         self._vary: Callable[[Example, np.random.Generator], Example] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,7 +146,7 @@ class BatchMaker(Dataset[Any]):
             samples.append(self.renderer.render(example, rng, job.zoom))
         samples.sort(key=lambda sample: -len(sample.ids))
         settings, size = self.renderer.settings, len(self.renderer.vocabulary)
-        batch = collate(samples, size, settings.multiple)
+        batch = collate(samples, size, settings.multiple, self.sizes)
         return Batch(*(part[:0] for part in batch)) if job.nothing else batch
 
     def __getitem__(self, job: Job) -> Parcel | HmerError:

@@ -115,6 +115,7 @@ def build_run(options: dict[str, Any]) -> Run:
         symbols_weight=options["symbols_weight"],
         workers=options["workers"],
         compile=options["compile_"],
+        few_shapes=options["few_shapes"],
         tensorboard=options["tensorboard"],
     )
     options["save_dir"].mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,8 @@ Examples:
               "fp32 on a CPU.")  # fmt: skip
 @click.option("--compile", "compile_", is_flag=True,
               help="Compile the encoder with torch.compile: minutes first.")  # fmt: skip
+@click.option("--few-shapes", is_flag=True,
+              help="Pad batches to few sizes: faster on a GPU, slower on a CPU.")  # fmt: skip
 @click.option("--workers", default=0, type=click.IntRange(min=0), show_default=True,
               help="Processes that make batches; 0: a thread.")  # fmt: skip
 @click.option("--threads", default=0, type=click.IntRange(min=0), show_default=True,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +51,9 @@ __all__ = [
 # Tokens drawn with the ink of another symbol: a fraction bar is segmented as a minus.
 DRAWN_AS = {"\\frac": ("-",), "\\cdot": (".", "\\cdot"), "\\cdots": ("\\ldots", "\\cdots")}
 STRUCTURE = frozenset({"_", "^", "{", "}"})  # tokens without ink of their own
+
+
+Sizes = Callable[[int, int], tuple[int, int]]  # from height and width to the padded ones
 
 
 def _draw(text: str, seed: int) -> float:
@@ -197,9 +200,31 @@ class Batch(NamedTuple):
     symbols: Tensor
 
 
-def collate(samples: Sequence[Sample], vocabulary_size: int, stride: int) -> Batch:
-    """Pad samples to one size."""
+def few_sizes(height: int, width: int) -> tuple[int, int]:
+    """A padded size out of few: sides are powers of two, or one and a half of one, from 64 on.
+
+    On a GPU a convolution's first call with a new shape costs some milliseconds of planning,
+    more than computing it: there, more padding is the cheaper part.
+    """
+    return _few(height), _few(width)
+
+
+def _few(length: int) -> int:
+    power = 64
+    while power < length:
+        power *= 2
+    return power * 3 // 4 if power > 64 and length <= power * 3 // 4 else power
+
+
+def collate(
+    samples: Sequence[Sample], vocabulary_size: int, stride: int, sizes: Sizes = size_class
+) -> Batch:
+    """Pad samples to one size: what ``sizes`` makes of the greatest height and width."""
     image, size = to_batch([sample.image for sample in samples])
+    height, width = sizes(*size.max(0).tolist())
+    below, right = height - image.shape[2], width - image.shape[3]
+    if below > 0 or right > 0:
+        image = np.pad(image, ((0, 0), (0, 0), (0, max(0, below)), (0, max(0, right))))
     length = max(len(sample.ids) for sample in samples) + 1
     targets = torch.full((len(samples), length), PAD_ID, dtype=torch.int64)
     h, w = image.shape[2] // stride, image.shape[3] // stride
@@ -236,12 +261,15 @@ def plan_epoch(
     pixels: int,
     limit: int,
     rng: np.random.Generator,
+    padded_sizes: Sizes = size_class,
+    rows: int = 1,
 ) -> list[Plan]:
     """Batches of like-sized examples in random order: about ``pixels`` padded pixels each.
 
     ``sizes`` are (height, width) at zoom 1. A batch holds at most ``limit`` examples; its
     zoom is log-uniform in ``zooms``: one for all, because unlike sizes would be padding.
     Bins of width, sorted by height, with noise: neighbours differ from epoch to epoch.
+    All batches but the last hold a multiple of ``rows`` examples, if they hold that many.
     """
     logs = np.log(np.array(sizes, dtype=np.float64)) + rng.normal(0.0, 0.04, (len(sizes), 2))
     bins = np.floor(logs[:, 1] / 0.2 + rng.random())
@@ -250,16 +278,22 @@ def plan_epoch(
     current: list[int] = []
     tallest = widest = 0
     zoom = float(np.exp(rng.uniform(low, high)))
-    for index in np.lexsort((logs[:, 0], bins)):
+    waiting = deque(int(index) for index in np.lexsort((logs[:, 0], bins)))
+    while waiting:
+        index = waiting.popleft()
         height, width = sizes[index]
         high_side, wide_side = max(tallest, height), max(widest, width)
-        padded = size_class(int(high_side * zoom), int(wide_side * zoom))
+        padded = padded_sizes(int(high_side * zoom), int(wide_side * zoom))
         full = padded[0] * padded[1] * (len(current) + 1) > pixels
         if current and (len(current) >= limit or full):
-            plans.append(Plan(current, zoom))
-            current, high_side, wide_side = [], height, width
+            waiting.appendleft(index)
+            kept = max(len(current) // rows * rows, min(len(current), rows - 1))
+            waiting.extendleft(reversed(current[kept:]))
+            plans.append(Plan(current[:kept], zoom))
+            current, tallest, widest = [], 0, 0
             zoom = float(np.exp(rng.uniform(low, high)))
-        current.append(int(index))
+            continue
+        current.append(index)
         tallest, widest = high_side, wide_side
     if current:
         plans.append(Plan(current, zoom))

@@ -45,4 +45,5 @@ class TrainSettings:
     precision: str = "fp32"
     workers: int = 0
     compile: bool = False
+    few_shapes: bool = False  # batches padded to few sizes: see ``training.data.few_sizes``
     tensorboard: bool = False  # also write the curves to SAVE_DIR/tensorboard

@@ -104,7 +104,9 @@ class Trainer:
             self.world.rank,
             self.world.size,
         )
-        self.maker = BatchMaker(self.renderer, self.train, settings.seed, variation)
+        self.maker = BatchMaker(
+            self.renderer, self.train, settings.seed, variation, settings.few_shapes
+        )
         self.world.join(self.device)
         self.engine = Engine(network, vocabulary, settings, self.device, self.world, initial)
         self.model, self.average = self.engine.model, self.engine.average
