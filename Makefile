@@ -41,7 +41,7 @@ $(VENV)/.demo: setup.cfg | $(BIN)/python
 
 $(VENV)/.test: setup.cfg deploy/install_torch.sh | $(BIN)/python
 	sh deploy/install_torch.sh $(BIN)
-	$(PIP) --editable '.[serve,client,train,export,openvino,plots,report,dev]'
+	$(PIP) --editable '.[serve,client,pad,pdf,bench,train,export,openvino,plots,report,dev]'
 	@touch $@ $(VENV)/.demo
 
 clean:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from benchmarks.crohme import LABELS
+from benchmarks.inputs import FORMS, PNG
 from hmer.decode_types import LENGTH_PENALTY
 from hmer.evaluation import TOP
 
@@ -99,6 +100,43 @@ def report_options(command: F) -> F:
             default=TOP,
             show_default=True,
             help="So many of the most frequent token errors.",
+        ),
+        click.option("--markdown", is_flag=True, help="Print the tables as Markdown."),
+        click.option("--json", "as_json", is_flag=True, help="End with one JSON document."),
+    )
+
+
+def input_options(command: F) -> F:
+    """``--data --input --limit``, for ``benchmarks.inputs.gather``."""
+    return _all(
+        command,
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            help="A CROHME pack, such as test_2014.jsonl.gz.  [default: the project's samples]",
+        ),
+        click.option(
+            "--input",
+            "form",
+            type=click.Choice(FORMS),
+            default=PNG,
+            show_default=True,
+            help="What is sent of a pack: its strokes drawn as PNG, the strokes, or WAP's images.",
+        ),
+        click.option(
+            "--limit", type=click.IntRange(min=1), help="So many of the pack, evenly over it."
+        ),
+    )
+
+
+def result_options(command: F) -> F:
+    """``--output --markdown --json``."""
+    return _all(
+        command,
+        click.option(
+            "--output",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write the figures to this JSON file, for hmer-bench report.",
         ),
         click.option("--markdown", is_flag=True, help="Print the tables as Markdown."),
         click.option("--json", "as_json", is_flag=True, help="End with one JSON document."),

@@ -1,15 +1,31 @@
-"""The output tensors of ``recognize`` -> ``Recognition``."""
+"""The output tensors of ``recognize`` and ``recognize_stream`` -> typed answers."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from client.results import Partial
 from client.transport import Outputs
-from hmer.contract import ALTERNATIVES, CONFIDENCE, LATEX, SCORE, TOKENS
+from hmer.contract import (
+    ALTERNATIVES,
+    ATTENTION,
+    ATTENTION_BOX,
+    CONFIDENCE,
+    LATEX,
+    SCORE,
+    TOKEN,
+    TOKEN_SCORE,
+    TOKENS,
+)
 from hmer.errors import InferenceFailed
-from hmer.recognizer import Alternative, Recognition
+from hmer.recognition import Alternative, AttentionMaps, Recognition
+
+_BROKEN = (KeyError, ValueError, TypeError, ArithmeticError)
 
 
 def to_recognition(outputs: Outputs, url: str, model: str, milliseconds: float) -> Recognition:
@@ -29,13 +45,41 @@ def to_recognition(outputs: Outputs, url: str, model: str, milliseconds: float) 
             ),
             confidence=None if math.isnan(confidence) else confidence,
             timings={"request": milliseconds},
+            attention=_attention(outputs),
         )
-    except (KeyError, ValueError, TypeError) as error:
-        raise InferenceFailed(
-            f"The model {model!r} at {url} does not answer like recognize "
-            f"({type(error).__name__}: {error}). Choose another model, or use the same version "
-            "of hmer on both sides."
-        ) from None
+    except _BROKEN as error:
+        raise _not_ours(url, model, error) from None
+
+
+def to_partial(
+    outputs: Outputs, before: Sequence[str], scores: Sequence[float], url: str, model: str
+) -> Partial | None:
+    """The answer so far: ``before`` and the token in ``outputs``; ``None``: they are the last.
+
+    Raises ``InferenceFailed`` as ``to_recognition`` does.
+    """
+    if TOKEN.name not in outputs:
+        return None
+    try:
+        return Partial(
+            (*before, str(outputs[TOKEN.name])),
+            (*scores, float(outputs[TOKEN_SCORE.name])),
+            _attention(outputs),
+        )
+    except _BROKEN as error:
+        raise _not_ours(url, model, error) from None
+
+
+def _attention(outputs: Outputs) -> AttentionMaps | None:
+    if ATTENTION.name not in outputs or ATTENTION_BOX.name not in outputs:
+        return None
+    maps = np.asarray(outputs[ATTENTION.name], np.float32)
+    left, top, right, bottom = map(float, np.asarray(outputs[ATTENTION_BOX.name]).reshape(4))
+    if maps.ndim < 2:
+        # A server-sent event has one map, and not its shape; but positions are square.
+        height = round(math.sqrt(maps.size * (bottom - top) / (right - left)))
+        maps = maps.reshape(1, height, maps.size // height)
+    return AttentionMaps(maps.reshape(-1, *maps.shape[-2:]), (left, top, right, bottom))
 
 
 def _alternative(entry: dict[str, Any]) -> Alternative:
@@ -44,4 +88,12 @@ def _alternative(entry: dict[str, Any]) -> Alternative:
         latex=str(entry["latex"]),
         tokens=tuple(tokens.split() if isinstance(tokens, str) else map(str, tokens)),
         score=float(entry["score"]),
+    )
+
+
+def _not_ours(url: str, model: str, error: Exception) -> InferenceFailed:
+    return InferenceFailed(
+        f"The model {model!r} at {url} does not answer like recognize "
+        f"({type(error).__name__}: {error}). Choose another model, or use the same version "
+        "of hmer on both sides."
     )

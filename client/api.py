@@ -6,60 +6,57 @@
 
     with Recognizer("localhost:8001") as recognizer:
         print(recognizer.recognize("formula.png").latex)
+        for part in recognizer.stream("formula.png"):
+            print(part.latex)  # grows; the last one is the Recognition
         for answer in recognizer.recognize_many(paths, concurrency=8):
             print(answer)  # a Recognition, or the HmerError of that input
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
-from client.answer import to_recognition
+from client.access import make_access
+from client.answer import to_partial, to_recognition
+from client.cancellation import Cancellation
 from client.inputs import Source, read
+from client.metrics import Metrics, read_metrics
+from client.ordered import attempt, check_concurrency, ordered
+from client.parameters import (
+    Options,
+    RequestOptions,
+    check_timeout,
+    check_version,
+    to_parameters,
+)
+from client.protocol import DEFAULT_CONCURRENCY, Items, is_many
+from client.results import Health, Partial
 from client.retry import DEFAULT_RETRY, Deadline, Retrier, Retry
-from client.transport import DEFAULT_URL, Call, ModelState, Outputs, Transport, open_transport
-from hmer.contract import RECOGNIZE
-from hmer.errors import BadParameter, Cancelled, HmerError
+from client.shared_memory import SharedInputs
+from client.transport import DEFAULT_URL, Call, ModelInfo, Outputs, Transport, open_transport
+from hmer.contract import RECOGNIZE, RECOGNIZE_STREAM
+from hmer.errors import Cancelled, HmerError, InferenceFailed
 from hmer.recognizer import Recognition
-from hmer.serving import to_request
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_TIMEOUT = 30.0  # seconds
 HEALTH_TIMEOUT = 5.0  # seconds for each question
-DEFAULT_CONCURRENCY = 8
-
-
-@dataclass(frozen=True)
-class Health:
-    """How a server is. ``error`` says why it isn't live, ready or serving ``model``."""
-
-    url: str
-    model: str
-    live: bool = False
-    ready: bool = False
-    server: str = ""
-    models: list[ModelState] = field(default_factory=list)
-    error: HmerError | None = None
-
-    @property
-    def serving(self) -> bool:
-        """Whether the server is ready and some version of the model is, too."""
-        return self.ready and any(
-            state.name == self.model and state.state == "READY" for state in self.models
-        )
 
 
 class Recognizer:
     """A connection to a server. Thread-safe; a context manager that closes the connection.
 
-    It is also a ``hmer.recognizer.Recognizer``: what takes one can be given either.
+    It is a ``client.FormulaRecognizer`` and a ``hmer.recognizer.Recognizer``: what takes one can
+    be given either.
     """
 
     def __init__(
@@ -70,19 +67,30 @@ class Recognizer:
         version: str | int = "",
         timeout: float | None = DEFAULT_TIMEOUT,
         retry: Retry = DEFAULT_RETRY,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        shared_memory: bool = False,
     ) -> None:
         """Nothing is sent yet, so the server may come up later.
 
-        ``url``: ``HOST:PORT`` (gRPC) or ``http://HOST:PORT``. ``version``: of the model; the
-        server chooses by default. ``timeout``: seconds for each request with all its attempts;
-        ``None`` waits without limit. Raises ``BadParameter`` or ``MissingDependency``.
+        ``url``: ``HOST:PORT`` (gRPC), ``http://HOST:PORT``, or with TLS ``grpcs://HOST:PORT`` and
+        ``https://HOST:PORT``; ``ca``, ``certificate`` and ``key`` are PEM files for it.
+        ``version``: of the model; the server chooses by default. ``timeout``: seconds for each
+        request with all its attempts; ``None`` waits without limit. ``headers`` go with every
+        request, ``token`` as a bearer token. ``shared_memory``: inputs reach a server on this host
+        without travelling. Raises ``BadParameter``, ``MissingInput`` or ``MissingDependency``.
         """
         self.model = model
-        self.version = _checked_version(version)
-        self.timeout = _checked_timeout(timeout)
-        self._transport: Transport = open_transport(url)
+        self.version = check_version(version)
+        self.timeout = check_timeout(timeout)
+        self._access = make_access(headers, token, ca, certificate, key)
+        self._transport: Transport = open_transport(url, self._access)
+        self._shared = SharedInputs(self._transport) if shared_memory else None
         self._retrier = Retrier(retry)
-        self._closed = False
+        self._closed = threading.Event()
 
     @property
     def url(self) -> str:
@@ -104,59 +112,139 @@ class Recognizer:
 
     def close(self) -> None:
         """Close the connection; requests under way fail with ``Cancelled``."""
-        self._closed = True
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if self._shared is not None:
+            self._shared.close()
         self._transport.close()
 
+    @overload
     def recognize(
-        self,
-        data: Source,
-        *,
-        timeout: float | None = None,
-        request_id: str = "",
-        beam: int | None = None,
-        n_best: int | None = None,
-        length_penalty: float | None = None,
-    ) -> Recognition:
-        """The formula in a path, bytes, a picture array or strokes (see ``client.inputs.read``).
+        self, data: Items, **options: Unpack[RequestOptions]
+    ) -> list[Recognition | HmerError]: ...
 
-        ``timeout``: seconds, instead of the recognizer's. ``request_id`` (a random one by
-        default) names the request in the server's messages. The timing ``request`` is what
-        the last attempt took, seen from here. ``beam``, ``n_best``, ``length_penalty``: see
-        ``hmer.decode.SearchOptions``; greedy decoding by default. Raises ``HmerError``.
+    @overload
+    def recognize(self, data: Source, **options: Unpack[RequestOptions]) -> Recognition: ...
+
+    def recognize(
+        self, data: Any, **options: Unpack[RequestOptions]
+    ) -> Recognition | list[Recognition | HmerError]:
+        """The formula in a path, bytes, a picture or strokes (see ``client.inputs.read``).
+
+        A list of such inputs gives the list of their answers, as ``recognize_many`` does; with a
+        ``request_id`` theirs are numbered, ``-1``, ``-2``, ... after it. ``options``: see
+        ``client.parameters``. The timing ``request`` is what the last attempt took, seen from
+        here. Raises ``HmerError``.
         """
-        parameters = to_request(beam, n_best, length_penalty)
-        deadline = Deadline(self.timeout if timeout is None else _checked_timeout(timeout))
-        call = Call(
-            self.model, self.version, read(data), request_id or uuid.uuid4().hex, parameters
-        )
+        if not is_many(data):
+            return self._recognize(data, options)
+        name = options.get("request_id", "")
+
+        def ask(numbered: tuple[int, Source]) -> Recognition | HmerError:
+            number, source = numbered
+            own = RequestOptions(**options)
+            if name:
+                own["request_id"] = f"{name}-{number}"
+            return attempt(self._recognize, source, own)
+
+        return list(ordered(ask, enumerate(data, 1), min(DEFAULT_CONCURRENCY, len(data))))
+
+    def _recognize(self, data: Source, options: RequestOptions) -> Recognition:
+        call, deadline, cancellation = self._call(self.model, data, options)
 
         def send(remaining: float | None) -> Recognition:
             start = time.perf_counter()
-            outputs = self._infer(call, remaining)
+            with self._guarded(), self._placed(call) as placed:
+                outputs = self._transport.infer(placed, remaining, cancellation)
             took = (time.perf_counter() - start) * 1e3
             return to_recognition(outputs, self.url, call.model, took)
 
-        return self._retrier.run(send, deadline, self.url)
+        return self._retrier.run(send, deadline, self.url, self._pause(cancellation))
 
-    def _infer(self, call: Call, timeout: float | None) -> Outputs:
+    def stream(
+        self, data: Source, **options: Unpack[RequestOptions]
+    ) -> Iterator[Partial | Recognition]:
+        """The answer as it is decoded: ``Partial``s that grow, then the ``Recognition``.
+
+        A beam's tokens are known at its end only, and come all at once. Ending the iteration early
+        cancels the request. The server is asked when the first part is taken, and asked again
+        (``retry``) only until that one has come. Options and errors as of ``recognize``.
+        """
+        model = RECOGNIZE_STREAM if self.model == RECOGNIZE else self.model
+        return self._events(*self._call(model, data, options))
+
+    def _events(
+        self, call: Call, deadline: Deadline, cancellation: Cancellation | None
+    ) -> Iterator[Partial | Recognition]:
+        began = time.perf_counter()
+
+        def start(remaining: float | None) -> tuple[Outputs | None, Generator[Outputs, None, None]]:
+            with self._guarded():
+                parts = self._transport.stream(call, remaining, cancellation)
+                return next(parts, None), parts
+
+        pause = self._pause(cancellation)
+        outputs, parts = self._retrier.run(start, deadline, self.url, pause)
+        part = Partial((), ())
+        with contextlib.closing(parts):
+            while outputs is not None:
+                new = to_partial(outputs, part.tokens, part.scores, self.url, call.model)
+                if new is None:
+                    took = (time.perf_counter() - began) * 1e3
+                    yield to_recognition(outputs, self.url, call.model, took)
+                    return
+                part = new
+                yield part
+                with self._guarded():
+                    outputs = next(parts, None)
+        raise InferenceFailed(
+            f"The model {call.model!r} at {self.url} ended the stream before its answer. Its log "
+            "says more."
+        )
+
+    def _call(
+        self, model: str, data: Source, options: RequestOptions
+    ) -> tuple[Call, Deadline, Cancellation | None]:
+        rest = dict(options)
+        timeout, name = options.get("timeout"), options.get("request_id", "")
+        for own in ("timeout", "request_id", "cancellation"):
+            rest.pop(own, None)
+        sent = to_parameters(**rest)  # type: ignore[arg-type]
+        deadline = Deadline(self.timeout if timeout is None else check_timeout(timeout))
+        call = Call(model, self.version, read(data), name or uuid.uuid4().hex, sent)
+        return call, deadline, options.get("cancellation")
+
+    @contextlib.contextmanager
+    def _placed(self, call: Call) -> Iterator[Call]:
+        if self._shared is None:
+            yield call
+        else:
+            with self._shared.holding(call.data) as place:
+                yield Call(call.model, call.version, b"", call.request_id, call.parameters, place)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """What goes wrong once this is closed is ``Cancelled``."""
         closed = f"The connection to {self.url} was closed by this program."
-        if self._closed:
+        if self._closed.is_set():
             raise Cancelled(closed)
         try:
-            return self._transport.infer(call, timeout)
+            yield
         except Exception:  # a closed channel is gRPC's ValueError
-            if self._closed:  # by another thread, under this request's feet
+            if self._closed.is_set():  # by another thread, under this request's feet
                 raise Cancelled(closed) from None
             raise
+
+    def _pause(self, cancellation: Cancellation | None) -> Any:
+        """How to sleep between attempts: not longer than somebody wants the answer."""
+        return self._closed.wait if cancellation is None else cancellation.wait
 
     def recognize_many(
         self,
         inputs: Iterable[Source],
         concurrency: int = DEFAULT_CONCURRENCY,
-        *,
-        beam: int | None = None,
-        n_best: int | None = None,
-        length_penalty: float | None = None,
+        **options: Unpack[Options],
     ) -> Iterator[Recognition | HmerError]:
         """Answers in the order of ``inputs``, with at most ``concurrency`` requests at a time.
 
@@ -164,38 +252,10 @@ class Recognizer:
         ``inputs`` is read as answers are taken, so it may be endless. The options are as for
         ``recognize``. Raises ``BadParameter``.
         """
-        if concurrency < 1:
-            raise BadParameter(f"The concurrency must be at least 1, not {concurrency}.")
-        to_request(beam, n_best, length_penalty)  # refused once, not for every input
-        ask = partial(self._attempt, beam=beam, n_best=n_best, length_penalty=length_penalty)
-        return self._stream(iter(inputs), concurrency, ask)
-
-    def _stream(
-        self,
-        inputs: Iterator[Source],
-        concurrency: int,
-        ask: Callable[[Source], Recognition | HmerError],
-    ) -> Iterator[Recognition | HmerError]:
-        # Twice as many are taken from `inputs` as are sent at a time: a slow one at the head
-        # must not leave the others' places empty.
-        window: deque[Future[Recognition | HmerError]] = deque()
-        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="hmer-client")
-        try:
-            for source in inputs:
-                window.append(pool.submit(ask, source))
-                while window and (len(window) >= 2 * concurrency or window[0].done()):
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        finally:
-            # Not waiting: after Ctrl-C or a `break`, `close` ends what is under way.
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _attempt(self, source: Source, **options: Any) -> Recognition | HmerError:
-        try:
-            return self.recognize(source, **options)
-        except HmerError as error:
-            return error
+        check_concurrency(concurrency)
+        to_parameters(**options)  # refused once, not for every input
+        wanted = cast(RequestOptions, options)
+        return ordered(lambda s: attempt(self._recognize, s, wanted), inputs, concurrency)
 
     def health(self, timeout: float = HEALTH_TIMEOUT) -> Health:
         """Ask the server how it is; ``timeout`` in seconds for each question. Never raises."""
@@ -210,15 +270,17 @@ class Recognizer:
             error = problem
         return Health(self.url, self.model, live, ready, server, models, error)
 
+    def model_info(
+        self, name: str, version: str | int = "", timeout: float = HEALTH_TIMEOUT
+    ) -> ModelInfo:
+        """What a served model takes and gives. Raises ``ServerError``."""
+        return self._transport.model_info(name, check_version(version), timeout)
 
-def _checked_version(version: str | int) -> str:
-    text = str(version)
-    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise BadParameter(f"A model's version is a whole number from 1 on, not {text!r}.")
-    return text
+    def metrics(
+        self, url: str | None = None, timeout: float = HEALTH_TIMEOUT
+    ) -> tuple[Metrics, str]:
+        """The server's own figures, and the address that they come from.
 
-
-def _checked_timeout(timeout: float | None) -> float | None:
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise BadParameter(f"A timeout is a number of seconds above 0, not {timeout}.")
-    return timeout
+        ``url``: of the page; by default at port 8002 of the server's host. Raises ``ServerError``.
+        """
+        return read_metrics(self.url, url, self._access, timeout)

@@ -18,6 +18,8 @@ from hmer.errors import (
 # Triton answers with gRPC's status names; over HTTP with these numbers for the same errors.
 STATUS_OF_HTTP = {
     400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     408: "DEADLINE_EXCEEDED",
     429: "UNAVAILABLE",
@@ -37,6 +39,11 @@ def no_server(url: str, reason: str, hint: str = "") -> ServerUnavailable:
         f"No server answers at {url} ({reason}). Start one with hmer-serve, or give its address "
         f"with --url.{' ' if hint else ''}{hint}"
     )
+
+
+def cancelled(url: str) -> Cancelled:
+    """The request was ended by this side."""
+    return Cancelled(f"The request to {url} was cancelled.")
 
 
 def from_status(
@@ -68,7 +75,12 @@ def from_status(
     if status == "UNAVAILABLE":
         return no_server(url, _first_line(text) or "unavailable")
     if status == "CANCELLED":
-        return Cancelled(f"The request to {url} was cancelled.")
+        return cancelled(url)
+    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return ServerError(
+            f"The server at {url} refused the request ({_first_line(text) or status.lower()}). "
+            "Give what it asks for, such as a bearer token: --token, or HMER_TOKEN (token=)."
+        )
     if status in ("INVALID_ARGUMENT", "UNIMPLEMENTED"):
         return BadParameter(
             f"The model {model!r} at {url} does not take this request ({_first_line(text)}). "

@@ -1,64 +1,107 @@
-"""HTTP/1.1 with Triton's binary tensor extension, on the standard library alone."""
+"""Triton's HTTP end points, with its binary form of the input."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
+import base64
 import json
-import socket
-import threading
+from collections.abc import Generator
 from typing import Any
 from urllib.parse import quote
 
-from client.failures import STATUS_OF_HTTP, from_status, no_server
-from client.retry import Deadline
-from client.transport import Address, Call, ModelState, Outputs
+import numpy as np
+
+from client.access import Access
+from client.cancellation import Cancellation
+from client.failures import STATUS_OF_HTTP, from_status
+from client.http_pool import Message, Pool
+from client.tensors import framed
+from client.transport import Address, Call, ModelInfo, ModelState, Outputs, TensorInfo
 from hmer.contract import INPUT
-from hmer.errors import ServerError, ServerUnavailable
+from hmer.errors import HmerError, ServerError
 
 
 class HttpTransport:
-    """``Transport`` over kept-alive connections; a thread borrows one for each request."""
+    """``Transport`` over kept-alive connections."""
 
-    def __init__(self, address: Address) -> None:
-        """Connects on the first request."""
-        self.url = f"{address.scheme}://{address.authority}{address.path}"
-        self._address = address
-        self._idle: list[http.client.HTTPConnection] = []
-        self._busy: set[http.client.HTTPConnection] = set()
-        self._lock = threading.Lock()
-        self._closed = False
+    def __init__(self, address: Address, access: Access) -> None:
+        """Connects on the first request. Raises ``BadParameter`` for broken PEM files."""
+        self._pool = Pool(address, access)
+        self.url = self._pool.url
 
-    def infer(self, call: Call, timeout: float | None) -> Outputs:
+    def infer(
+        self, call: Call, timeout: float | None, cancellation: Cancellation | None = None
+    ) -> Outputs:
         """See ``Transport``."""
         header, body = _request(call, timeout)
-        path = f"/v2/models/{quote(call.model, safe='')}"
-        if call.version:
-            path += f"/versions/{quote(call.version, safe='')}"
         headers = {
             "Content-Type": "application/octet-stream",
             "Inference-Header-Content-Length": str(header),
         }
-        status, answer = self._exchange("POST", f"{path}/infer", body, headers, timeout)
+        message = Message("POST", f"{_path(call.model, call.version)}/infer", body, headers)
+        status, answer = self._pool.exchange(message, timeout, cancellation)
         if status != 200:
-            name = STATUS_OF_HTTP.get(status, "INTERNAL")
+            raise self._failure(status, answer, call)
+        outputs: Outputs = {}
+        for entry in self._document(answer).get("outputs", ()):
+            data = entry.get("data", ())
+            if len(data) == 1:
+                outputs[str(entry["name"])] = data[0]
+            elif data and not isinstance(data[0], str):
+                outputs[str(entry["name"])] = np.array(data).reshape(entry["shape"])
+        return outputs
+
+    def stream(
+        self, call: Call, timeout: float | None, cancellation: Cancellation | None = None
+    ) -> Generator[Outputs, None, None]:
+        """See ``Transport``."""
+        document: dict[str, object] = dict(call.parameters)
+        document["id"] = call.request_id
+        document[INPUT.name] = base64.b64encode(call.data).decode("ascii")
+        document["encoding"] = "base64"
+        if timeout is not None:
+            document["timeout"] = max(1, int(timeout * 1e6))  # microseconds
+        body = json.dumps(document).encode("utf-8")
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        path = f"{_path(call.model, call.version)}/generate_stream"
+        message = Message("POST", path, body, headers)
+        with self._pool.answering(message, timeout, cancellation) as (response, trouble):
+            if response.status != 200:
+                with trouble:
+                    answer = response.read()
+                raise self._failure(response.status, answer, call)
+            while True:
+                with trouble:
+                    line = response.readline()
+                if not line:
+                    return
+                if line.startswith(b"data:"):
+                    yield self._event(line[5:], call)
+
+    def _event(self, data: bytes, call: Call) -> Outputs:
+        """One server-sent event: the outputs by name, or an error."""
+        document = self._document(data)
+        if "error" in document:
             raise from_status(
-                name, _message(answer), self.url, call.model, call.version, call.request_id
+                "INTERNAL", str(document["error"]), self.url, call.model, call.version
             )
-        document = self._document(answer)
         return {
-            str(entry["name"]): entry["data"][0]
-            for entry in document.get("outputs", ())
-            if len(entry.get("data", ())) == 1
+            str(name): np.array(value) if isinstance(value, list) else value
+            for name, value in document.items()
         }
 
     def live(self, timeout: float) -> bool:
         """See ``Transport``."""
-        return self._exchange("GET", "/v2/health/live", b"", {}, timeout)[0] == 200
+        return self._health("live", timeout)
 
     def ready(self, timeout: float) -> bool:
         """See ``Transport``."""
-        return self._exchange("GET", "/v2/health/ready", b"", {}, timeout)[0] == 200
+        return self._health("ready", timeout)
+
+    def _health(self, what: str, timeout: float) -> bool:
+        status, answer = self._pool.exchange(Message("GET", f"/v2/health/{what}"), timeout)
+        if status in (401, 403):
+            raise self._failure(status, answer)
+        return status == 200
 
     def server(self, timeout: float) -> str:
         """See ``Transport``."""
@@ -72,25 +115,42 @@ class HttpTransport:
             for entry in self._ask("POST", "/v2/repository/index", timeout)
         ]
 
+    def model_info(self, name: str, version: str, timeout: float) -> ModelInfo:
+        """See ``Transport``."""
+        metadata = self._ask("GET", _path(name, version), timeout)
+        inputs, outputs = (
+            tuple(
+                TensorInfo(str(t["name"]), str(t["datatype"]), tuple(map(int, t["shape"])))
+                for t in metadata.get(kind, ())
+            )
+            for kind in ("inputs", "outputs")
+        )
+        return ModelInfo(name, str(metadata.get("platform", "")), inputs, outputs)
+
+    def register_memory(self, name: str, key: str, size: int, timeout: float) -> None:
+        """See ``Transport``."""
+        body = json.dumps({"key": key, "offset": 0, "byte_size": size}).encode("utf-8")
+        self._ask("POST", f"{_memory(name)}/register", timeout, body)
+
+    def unregister_memory(self, name: str, timeout: float) -> None:
+        """See ``Transport``."""
+        self._ask("POST", f"{_memory(name)}/unregister", timeout)
+
     def close(self) -> None:
         """See ``Transport``."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-            busy = list(self._busy)
-        for connection in idle:
-            connection.close()
-        for connection in busy:
-            # Wakes the thread that waits for an answer; closing alone would not.
-            with contextlib.suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        self._pool.close()
 
-    def _ask(self, method: str, path: str, timeout: float) -> Any:
-        status, answer = self._exchange(method, path, b"", {}, timeout)
+    def _ask(self, method: str, path: str, timeout: float, body: bytes = b"") -> Any:
+        status, answer = self._pool.exchange(Message(method, path, body), timeout)
         if status != 200:
-            name = STATUS_OF_HTTP.get(status, "INTERNAL")
-            raise from_status(name, _message(answer), self.url)
-        return self._document(answer)
+            raise self._failure(status, answer)
+        return self._document(answer) if answer.strip() else {}
+
+    def _failure(self, status: int, answer: bytes, call: Call | None = None) -> HmerError:
+        name, text = STATUS_OF_HTTP.get(status, "INTERNAL"), _message(answer)
+        if call is None:
+            return from_status(name, text, self.url)
+        return from_status(name, text, self.url, call.model, call.version, call.request_id)
 
     def _document(self, answer: bytes) -> Any:
         try:
@@ -100,94 +160,32 @@ class HttpTransport:
                 f"{self.url} answers, but not as a Triton server. Check the address and the port."
             ) from None
 
-    def _exchange(
-        self, method: str, path: str, body: bytes, headers: dict[str, str], timeout: float | None
-    ) -> tuple[int, bytes]:
-        """Send a request, return the answer's status and body."""
-        deadline = Deadline(timeout)
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        if connection is not None:
-            try:
-                return self._send(connection, method, path, body, headers, deadline)
-            except ServerUnavailable:
-                pass  # the server closed it while it lay idle: that says nothing about now
-        return self._send(self._connection(), method, path, body, headers, deadline)
 
-    def _connection(self) -> http.client.HTTPConnection:
-        secure = self._address.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        return kind(self._address.host, self._address.port)
+def _path(model: str, version: str) -> str:
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
 
-    def _send(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        path: str,
-        body: bytes,
-        headers: dict[str, str],
-        deadline: Deadline,
-    ) -> tuple[int, bytes]:
-        kept = False
-        with self._lock:
-            self._busy.add(connection)
-        try:
-            self._limit(connection, deadline)
-            connection.request(method, self._address.path + path, body, headers)
-            self._limit(connection, deadline)
-            response = connection.getresponse()
-            answer = response.read()
-            kept = not response.will_close
-            return response.status, answer
-        except TimeoutError:
-            raise deadline.exceeded(self.url) from None
-        except socket.gaierror:
-            raise no_server(self.url, "the host name cannot be resolved") from None
-        except http.client.RemoteDisconnected:
-            raise no_server(self.url, "connection closed") from None
-        except http.client.HTTPException:
-            hint = "If that is a server's gRPC port, write HOST:PORT without http://."
-            raise no_server(self.url, "what answers there does not speak HTTP", hint) from None
-        except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
-            raise no_server(self.url, reason) from None
-        finally:
-            with self._lock:
-                self._busy.discard(connection)
-                kept = kept and not self._closed
-                if kept:
-                    self._idle.append(connection)
-            if not kept:
-                connection.close()
 
-    @staticmethod
-    def _limit(connection: http.client.HTTPConnection, deadline: Deadline) -> None:
-        """Let the connection's next steps, connecting included, wait until the deadline only."""
-        remaining = deadline.remaining()
-        # 0 would make the socket non-blocking
-        connection.timeout = None if remaining is None else max(remaining, 1e-3)
-        if connection.sock is not None:
-            connection.sock.settimeout(connection.timeout)
+def _memory(name: str) -> str:
+    return f"/v2/systemsharedmemory/region/{quote(name, safe='')}"
 
 
 def _request(call: Call, timeout: float | None) -> tuple[int, bytes]:
     """The length of the JSON header, and header and tensor as one body.
 
-    A BYTES tensor's value is its length (uint32, little endian) and its bytes; without being
-    asked for binary outputs, Triton answers in JSON.
+    Without being asked for binary outputs, Triton answers in JSON.
     """
-    value = len(call.data).to_bytes(4, "little") + call.data
-    document: dict[str, object] = {
-        "id": call.request_id,
-        "inputs": [
-            {
-                "name": INPUT.name,
-                "shape": [1, 1],
-                "datatype": "BYTES",
-                "parameters": {"binary_data_size": len(value)},
-            }
-        ],
-    }
+    if call.shared is None:
+        value = framed(call.data)
+        where: dict[str, object] = {"binary_data_size": len(value)}
+    else:
+        value = b""
+        where = {
+            "shared_memory_region": call.shared.region,
+            "shared_memory_byte_size": call.shared.size,
+        }
+    tensor = {"name": INPUT.name, "shape": [1, 1], "datatype": "BYTES", "parameters": where}
+    document: dict[str, object] = {"id": call.request_id, "inputs": [tensor]}
     parameters = dict(call.parameters)
     if timeout is not None:
         parameters["timeout"] = max(1, int(timeout * 1e6))  # microseconds

@@ -16,43 +16,71 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from hmer.errors import BadInk, BadParameter, EmptyInput, HmerError, ImageTooLarge, MissingInput
-from hmer.ink import Ink
+from client.documents import only_page, read_page
+from hmer.errors import (
+    BadInk,
+    BadParameter,
+    EmptyInput,
+    HmerError,
+    ImageTooLarge,
+    MissingInput,
+    UnreadableImage,
+)
+from hmer.ink import MAX_POINTS, Ink
 
 MAX_BYTES = 32 * 1024 * 1024
 """Far above any picture of a formula; the server's own limit is in pixels."""
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".pdf"})
 INKS = frozenset({".inkml", ".json"})
 
 Source = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[Any] | Ink | Sequence[Any]
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | NDArray[Any]
+    | Image.Image
+    | Ink
+    | Sequence[Any]
 )
-"""A path; the content of a file; a picture as an array; or strokes."""
+"""A path; the content of a file; a picture as an array or of Pillow; or strokes."""
 
 
 def read(source: Source) -> bytes:
     """The bytes to send for any ``Source``. Raises an ``InputError``.
 
     A picture array is uint8 or bool, (H, W) gray, (H, W, 3) RGB or (H, W, 4) RGBA. Strokes are
-    a sequence of strokes, each a sequence of (x, y) in pen order, y down, in any unit.
+    a sequence of strokes, each a sequence of (x, y) in pen order, y down, in any unit. Of a PDF or
+    TIFF with several pages a path names one: ``FILE#page=N``.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_file(Path(source))
+        return read_path(Path(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _checked(bytes(source), "The input")
+        return only_page(checked(bytes(source), "The input"), "The input")
     if isinstance(source, np.ndarray):
         return encode_picture(source)
+    if isinstance(source, Image.Image):
+        return encode_image(source)
     if isinstance(source, Ink):
         return encode_strokes(source.strokes)
     if isinstance(source, Sequence):
         return encode_strokes(source)
     raise BadParameter(
         f"An input of type {type(source).__name__} cannot be recognised. Give a path, bytes, a "
-        "picture as a NumPy array, or a list of strokes."
+        "picture of Pillow or as a NumPy array, or a list of strokes."
     )
+
+
+def read_path(path: Path) -> bytes:
+    """What is sent for a file, or for ``FILE#page=N`` of a PDF or TIFF. Raises ``HmerError``."""
+    file, mark, page = str(path).rpartition("#page=")
+    if mark and page.isdigit() and not path.exists():
+        return read_page(read_file(Path(file)), int(page), file)
+    return only_page(read_file(path), str(path))
 
 
 def read_file(path: Path) -> bytes:
@@ -64,7 +92,7 @@ def read_file(path: Path) -> bytes:
         )
     try:
         with path.open("rb") as stream:
-            return _checked(stream.read(MAX_BYTES + 1), str(path))
+            return checked(stream.read(MAX_BYTES + 1), str(path))
     except FileNotFoundError:
         raise MissingInput(f"There is no file {path}.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -72,7 +100,8 @@ def read_file(path: Path) -> bytes:
         raise MissingInput(f"The file {path} cannot be read: {reason}.") from None
 
 
-def _checked(data: bytes, name: str) -> bytes:
+def checked(data: bytes, name: str) -> bytes:
+    """``data``; raises ``EmptyInput`` or ``ImageTooLarge`` for none or too much."""
     if not data:
         raise EmptyInput(f"{name} is empty (0 bytes).")
     if len(data) > MAX_BYTES:
@@ -99,13 +128,33 @@ def encode_picture(picture: NDArray[Any]) -> bytes:
         picture = picture[:, :, 0]
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG", compress_level=1)
-    return _checked(stream.getvalue(), "The picture array as PNG")
+    return checked(stream.getvalue(), "The picture array as PNG")
+
+
+def encode_image(picture: Image.Image) -> bytes:
+    """A picture of Pillow as TIFF: of the formats that are read it alone keeps every mode.
+
+    Raises ``EmptyInput``, ``BadParameter`` or ``ImageTooLarge``.
+    """
+    if not (picture.width and picture.height):
+        raise EmptyInput(f"The picture has no pixels ({picture.width} x {picture.height}).")
+    stream = io.BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        upright.save(stream, "TIFF", compression="tiff_deflate", save_all=False)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UnreadableImage(f"The picture cannot be read ({error}). Save it again.") from None
+    return checked(stream.getvalue(), "The picture as TIFF")
 
 
 def encode_strokes(strokes: Iterable[Any]) -> bytes:
     """Strokes as JSON ink. Raises ``BadInk`` if they are not lists of (x, y)."""
     written: list[list[list[float]]] = []
+    total = 0
     for index, stroke in enumerate(strokes, start=1):
+        total += len(stroke) if hasattr(stroke, "__len__") else 1  # before any of it is copied
+        if max(total, index) > MAX_POINTS:
+            raise BadInk(f"The ink has more than {MAX_POINTS} points, the most that is read.")
         try:
             points = np.asarray(stroke, dtype=np.float64)
         except (TypeError, ValueError):
@@ -115,7 +164,7 @@ def encode_strokes(strokes: Iterable[Any]) -> bytes:
         written.append(points[:, :2].tolist())
     if not written:
         raise BadInk("There are no strokes in the list.")
-    return _checked(json.dumps({"strokes": written}).encode("utf-8"), "The ink")
+    return checked(json.dumps({"strokes": written}).encode("utf-8"), "The ink")
 
 
 def expand(arguments: Iterable[str]) -> list[str]:

@@ -68,11 +68,18 @@ class Retrier:
         self._sleep = sleep
         self._absent = False  # a plain flag: a race costs one attempt more or less
 
-    def run(self, send: Callable[[float | None], T], deadline: Deadline, url: str) -> T:
-        """``send(seconds left)`` until it succeeds.
+    def run(
+        self,
+        send: Callable[[float | None], T],
+        deadline: Deadline,
+        url: str,
+        sleep: Callable[[float], object] | None = None,
+    ) -> T:
+        """``send(seconds left)`` until it succeeds; ``sleep`` instead of the retrier's own.
 
         Raises the last attempt's error, or ``DeadlineExceeded``.
         """
+        sleep = sleep or self._sleep
         attempt = 1
         while True:
             remaining = deadline.remaining()
@@ -90,7 +97,7 @@ class Retrier:
                 remaining = deadline.remaining()
                 if remaining is not None and pause >= remaining:
                     raise  # why it failed says more than that the time is up
-                self._sleep(pause)
+                sleep(pause)
                 attempt += 1
             else:
                 self._absent = False

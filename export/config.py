@@ -18,9 +18,11 @@ from hmer.serving import (
     BLS,
     IN_PROCESS,
     MAX_ROWS,
+    MAX_WORKERS,
     DecodeParameters,
     GraphParameters,
     PreprocessParameters,
+    RecognizeParameters,
     to_strings,
 )
 
@@ -66,7 +68,7 @@ class RepositoryOptions:
     slots: int = DecodeParameters.slots
     max_queue: int = DecodeParameters.max_queue
     max_tokens: int = DecodeParameters.max_tokens
-    preprocessors: int = 2
+    preprocessors: int = 1
     guards: bool = DecodeParameters.guards
     step_target: str | None = None
 
@@ -141,11 +143,18 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
     """
     specs = contract.models(sizes)
     graph = GraphParameters(
-        target=options.target, precision=options.precision, threads=options.threads
+        target=options.target,
+        precision=options.precision,
+        threads=options.threads,
+        max_queue=options.max_queue,
     )
     # A step is bound by reading the weights: a second thread gains little, and takes the
     # encoder's CPU. In fp32 because bf16 gains nothing there.
-    step = GraphParameters(target=options.step_target or options.target, threads=1)
+    step = GraphParameters(
+        target=options.step_target or options.target,
+        threads=1,
+        lazy=options.decode_step == IN_PROCESS,  # `decode` has a graph of its own
+    )
     decode = DecodeParameters(
         step=options.decode_step,
         target=step.target,
@@ -154,11 +163,17 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         max_tokens=options.max_tokens,
         guards=options.guards,
     )
+    recognize = RecognizeParameters(
+        workers=min(MAX_WORKERS, 2 * options.slots + 8),
+        max_queue=options.max_queue,
+        max_tokens=options.max_tokens,
+    )
     configs = {
-        contract.RECOGNIZE: _ensemble(
-            specs[contract.RECOGNIZE],
-            [specs[name] for name in (contract.PREPROCESS, contract.ENCODER, contract.DECODE)],
+        contract.RECOGNIZE: _python(specs[contract.RECOGNIZE], to_strings(recognize), 1),
+        contract.RECOGNIZE_STREAM: _streaming(
+            _python(specs[contract.RECOGNIZE_STREAM], to_strings(recognize), 1, max_batch_size=1)
         ),
+        # `recognize` preprocesses itself; this is for whoever wants the encoder's input.
         contract.PREPROCESS: _python(
             specs[contract.PREPROCESS], to_strings(PreprocessParameters()), options.preprocessors
         ),
@@ -167,11 +182,12 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         # One instance owns all slots.
         contract.DECODE: _python(specs[contract.DECODE], to_strings(decode), 1),
     }
-    # Pictures are read one at a time; the batcher is there for its bounded queue.
-    _queue(configs[contract.PREPROCESS], options.max_queue, preferred=1)
-    # Requests of one padded size share a batch. It never waits for more: a batch forms
-    # while the one before it runs. On a CPU large batches gain nothing and delay the first.
-    _queue(configs[contract.ENCODER], options.max_queue, 4 if options.python_graphs else None)
+    # The encoder on a CPU takes requests off this queue at once, into its own. Triton's batches
+    # on a GPU have one padded size, and never wait: one forms while the one before it runs.
+    _queue(configs[contract.ENCODER], options.max_queue, 1 if options.python_graphs else None)
+    # A new version of `recognize` calls its own version of these, the old one the old ones.
+    for name in (contract.ENCODER, contract.DECODER_STEP, contract.DECODE):
+        configs[name].version_policy.latest.num_versions = 2
     # `decode` bounds its own queue. `decoder_step` has one caller, which waits for each
     # answer and sends all its slots as one batch.
     if contract.DECODER_BEAM in specs and options.decode_step == BLS:
@@ -179,6 +195,7 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         configs[contract.DECODER_BEAM] = _graph(
             specs[contract.DECODER_BEAM], options, step, options.slots
         )
+        configs[contract.DECODER_BEAM].version_policy.latest.num_versions = 2
     return configs
 
 
@@ -269,14 +286,6 @@ def _graph(spec: ModelSpec, options: RepositoryOptions, parameters: GraphParamet
     return config
 
 
-def _ensemble(spec: ModelSpec, steps: list[ModelSpec]) -> ModelConfig:
-    config = _interface(spec, MAX_ROWS)
-    config.platform = "ensemble"
-    for step in steps:
-        entry = config.ensemble_scheduling.step.add(model_name=step.name, model_version=-1)
-        # The contract gives a tensor one name on the whole road.
-        for tensor in step.inputs:
-            entry.input_map[tensor.name] = tensor.name
-        for tensor in step.outputs:
-            entry.output_map[tensor.name] = tensor.name
+def _streaming(config: ModelConfig) -> ModelConfig:
+    config.model_transaction_policy.decoupled = True
     return config

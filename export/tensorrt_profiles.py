@@ -13,7 +13,7 @@ from hmer.contract import ModelSpec, Sizes
 from hmer.engine import EngineProfile, Range
 from hmer.errors import BadParameter, ExportError
 from hmer.preprocess import PreprocessSettings, size_class
-from hmer.slots import BUCKET, LADDER
+from hmer.slots import GPU_BUCKET, LADDER
 
 BATCH = "batch"
 FULL, LINE = "full", "line"
@@ -42,7 +42,9 @@ def profiles(
     result = []
     for name, top in ((FULL, greatest), (LINE, line)):
         axes: dict[str, Range] = {BATCH: (1, batch[name], max_batch)}
-        for side, low, usual, high, bucket in zip(SIDES, least, typical, top, BUCKET, strict=True):
+        for side, low, usual, high, bucket in zip(
+            SIDES, least, typical, top, GPU_BUCKET, strict=True
+        ):
             _check_multiple(side, (low, usual, high), sizes.stride)
             if side in names:
                 axes[side] = (low, usual, high)

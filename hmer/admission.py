@@ -1,19 +1,19 @@
 """Who may decode: the queue of waiting requests, bounded, and the slots that are free.
 
 All that a submitting thread touches of the scheduler is here, behind one lock; no callback and
-no step runs under it. First come, first served: a beam that needs more slots than are free keeps
-its place at the head, and nobody overtakes it.
+no step runs under it. First come, first served within a priority (``hmer.priority``): a beam that
+needs more slots than are free keeps its place at the head, and nobody overtakes it there.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hmer.decode_types import DecodeRequest
 from hmer.errors import BadParameter, HmerError, Overloaded, ServerUnavailable
+from hmer.priority import PriorityLine
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Admission:
         self.accepted = self.rejected = 0
         self._slots, self._max_queue = slots, max_queue
         self._wake = threading.Condition()
-        self._queue: deque[Waiting] = deque()
+        self._queue: PriorityLine[Waiting] = PriorityLine()
         self._free = list(range(slots - 1, -1, -1))
         self._asked = 0  # how many waiting requests were asked whether they are cancelled
         self._stopping = False
@@ -62,7 +62,7 @@ class Admission:
                     f"The decoder is full: {self._slots - len(self._free)} of {self._slots} slots "
                     f"at work and {len(self._queue)} requests waiting. Try again later."
                 )
-            self._queue.append(entry)
+            self._queue.push(entry, entry.request.priority)
             self.accepted += 1
             self._wake.notify()
 
@@ -103,15 +103,15 @@ class Admission:
                 gone[entry] = error
         if gone:
             with self._wake:  # more may have joined the queue meanwhile
-                self._queue = deque(entry for entry in self._queue if entry not in gone)
+                self._queue.remove(gone.__contains__)
         return gone
 
     def next(self) -> tuple[Waiting, tuple[int, ...]] | None:
         """The head of the queue with the slots that it gets, if enough are free."""
         with self._wake:
-            if not self._queue or self._queue[0].request.rows > len(self._free):
+            if not self._queue or self._queue.peek().request.rows > len(self._free):
                 return None
-            entry = self._queue.popleft()
+            entry = self._queue.pop()
             return entry, tuple(self._free.pop() for _ in range(entry.request.rows))
 
     def give_back(self, slots: Sequence[int]) -> None:

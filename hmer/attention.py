@@ -78,7 +78,7 @@ def trace_attention(
         outputs = encoder.infer({contract.IMAGE.name: batch, contract.SIZE.name: size})
         (encoded,) = split_encoded(outputs)
     with open_runner(target, bundle.file(file), threads) as runner:
-        step = _stepper(runner.infer, encoded, beam=file == BEAM_FILE)
+        step = one_token_step(runner.infer, encoded, beam=file == BEAM_FILE)
         ids, scores, maps = _decode(step, encoded, forced, max_tokens)
     names = [EOS_NAME if i == EOS_ID else bundle.vocabulary.decode([i])[0] for i in ids]
     return Attention(image, tuple(names), tuple(scores), maps, bundle.sizes.stride)
@@ -103,8 +103,13 @@ def _ids(bundle: Bundle, tokens: Sequence[str]) -> list[int]:
         raise BadParameter(f"The formula to follow cannot be spelled: {error}") from error
 
 
-def _stepper(run: Callable[[dict[str, Array]], Any], encoded: EncodedImage, beam: bool) -> Step:
-    """One step: previous token, state and coverage to best token, its score, and what follows."""
+def one_token_step(
+    run: Callable[[dict[str, Array]], Any], encoded: EncodedImage, beam: bool
+) -> Step:
+    """One step: previous token, state and coverage to best token, its score, and what follows.
+
+    ``run`` takes the tensors of ``decoder_beam`` if ``beam``, else of a ``decoder_step`` of k = 1.
+    """
     height, width = encoded.values.shape[:2]
     feeds: dict[str, Array] = {
         "values": np.ascontiguousarray(encoded.values[None]),

@@ -26,7 +26,7 @@ from typing import Any
 from hmer import __version__
 from hmer.contract import CONTRACT_VERSION, Sizes
 from hmer.errors import BundleError, ContractMismatch, CorruptBundle, MissingBundle
-from hmer.preprocess import PreprocessSettings
+from hmer.preprocess_settings import PreprocessSettings
 from hmer.vocab import Vocabulary
 
 BUNDLE_FILE = "bundle.json"

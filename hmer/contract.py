@@ -3,6 +3,24 @@
 Everything that touches a tensor (export, the repository's ``config.pbtxt``, the served
 models, the client, the tests) takes its names from here. Dims leave out the batch; a
 string is a dynamic axis, and equal strings are equal sizes within one request.
+
+``recognize`` answers a request of up to ``hmer.serving.MAX_ROWS`` rows once. Its twin
+``recognize_stream`` takes one row and the same parameters (``hmer.serving``), and answers several
+times, over gRPC's ``ModelStreamInfer`` or HTTP's
+``POST /v2/models/recognize_stream/generate_stream``::
+
+    token, token_score, index [, attention, attention_box]      for every token, as it is decoded
+    latex, tokens, score, confidence, alternatives              the last response, final
+
+A response with ``latex`` is the last one; its outputs are those of ``recognize``. <eos> is no
+token. A beam's tokens are known only at the end, and come at once right before the last response.
+An error ends the stream in place of the last response. Over ``generate_stream`` every response is
+one SSE event, ``data: {JSON}``, with the outputs by name, those of one element as plain values; the
+request's JSON is ``{"input": TEXT, "encoding": "base64", "beam": 4, ...}``, its parameters beside
+the input: a picture travels in base64, ink may travel as it is (without ``encoding``).
+
+With the parameter ``attention`` an answer of ``recognize`` (of a request of one row) has the maps
+of all its tokens, a response of ``recognize_stream`` that of its token.
 """
 
 from __future__ import annotations
@@ -12,8 +30,9 @@ from dataclasses import dataclass
 CONTRACT_VERSION = 1
 
 # The served models.
-RECOGNIZE, PREPROCESS, ENCODER, DECODER_STEP, DECODER_BEAM, DECODE = (
+RECOGNIZE, RECOGNIZE_STREAM, PREPROCESS, ENCODER, DECODER_STEP, DECODER_BEAM, DECODE = (
     "recognize",
+    "recognize_stream",
     "preprocess",
     "encoder",
     "decoder_step",
@@ -81,6 +100,17 @@ SCORE = TensorSpec("score", "float32", (1,))  # the sequence's probability, 0..1
 CONFIDENCE = TensorSpec("confidence", "float32", (1,))
 # A JSON list of {"latex", "tokens", "score"}, best first, without the answer itself.
 ALTERNATIVES = TensorSpec("alternatives", "bytes", (1,))
+# Of recognize_stream: the next token of the answer, its probability (0..1), and its place in the
+# answer, from 0.
+TOKEN = TensorSpec("token", "bytes", (1,))
+TOKEN_SCORE = TensorSpec("token_score", "float32", (1,))
+INDEX = TensorSpec("index", "int32", (1,))
+# Where the network looked for each token, only if asked for: weights over the feature positions,
+# each map of sum 1.
+ATTENTION = TensorSpec("attention", "float32", ("tokens", "feature_height", "feature_width"))
+# What the maps cover: left, top, right, bottom in pixels of the picture (of ink: of its rendering),
+# which may lie outside it.
+ATTENTION_BOX = TensorSpec("attention_box", "float32", (4,))
 
 
 def models(sizes: Sizes) -> dict[str, ModelSpec]:
@@ -96,7 +126,12 @@ def models(sizes: Sizes) -> dict[str, ModelSpec]:
     answer = (LATEX, TOKENS, SCORE, CONFIDENCE, ALTERNATIVES)
     encoded = (values, keys, FEATURE_SIZE, state)
     specs: tuple[ModelSpec, ...] = (
-        ModelSpec(RECOGNIZE, (INPUT,), answer),
+        ModelSpec(RECOGNIZE, (INPUT,), (*answer, ATTENTION, ATTENTION_BOX)),
+        ModelSpec(
+            RECOGNIZE_STREAM,
+            (INPUT,),
+            (*answer, TOKEN, TOKEN_SCORE, INDEX, ATTENTION, ATTENTION_BOX),
+        ),
         ModelSpec(PREPROCESS, (INPUT,), (IMAGE, SIZE)),
         ModelSpec(ENCODER, (IMAGE, SIZE), encoded),
         ModelSpec(
@@ -111,7 +146,7 @@ def models(sizes: Sizes) -> dict[str, ModelSpec]:
                 TensorSpec("next_coverage", "float32", coverage.dims),
             ),
         ),
-        ModelSpec(DECODE, encoded, answer),
+        ModelSpec(DECODE, encoded, (*answer, ATTENTION)),
     )
     if sizes.beam:
         # One step with the best candidates of every row, for beam search. A row first takes

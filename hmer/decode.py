@@ -23,7 +23,7 @@ and those that ended are answered. Whatever happens to a request that ``submit``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from hmer.decode_types import (
@@ -76,16 +76,23 @@ def decode_all(
     beam_step: BeamStep | None = None,
     guards: Guards | None = None,
     search: SearchOptions = GREEDY,
+    on_tokens: Callable[[Sequence[int], Sequence[float]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> list[Outcome]:
     """Decode ``encoded`` in this thread: outcomes in the same order, with errors inside them.
 
-    The steps' slots must all be free, and are free afterwards. Raises ``BadParameter``.
+    ``on_tokens`` and ``cancelled`` are every request's (``DecodeRequest``). The steps' slots must
+    all be free, and are free afterwards. Raises ``BadParameter``.
     """
     outcomes: dict[int, Outcome] = {}
     scheduler = Scheduler(step_fn, max_queue=len(encoded), beam_step=beam_step, guards=guards)
     for index, image in enumerate(encoded):
         done = partial(outcomes.__setitem__, index)
-        scheduler.submit(DecodeRequest(image, max_tokens, done, search=search))
+        scheduler.submit(
+            DecodeRequest(
+                image, max_tokens, done, on_tokens=on_tokens, cancelled=cancelled, search=search
+            )
+        )
     while scheduler.run_once():
         pass
     return [outcomes[index] for index in range(len(encoded))]

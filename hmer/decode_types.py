@@ -109,7 +109,9 @@ class StepResult:
 class StepFn(Protocol):
     """Owns the features and the recurrent state of ``slots`` slots, numbered from 0.
 
-    Called from one thread at a time. Neighbours must not change a slot's tokens.
+    Called from one thread at a time. Neighbours must not change a slot's tokens. One that can
+    bring several numbers of tokens a step lists them in an attribute ``ks``; the scheduler sets
+    ``k`` to one of them before a step, which must not change the tokens either.
     """
 
     slots: int
@@ -213,6 +215,8 @@ class DecodeRequest:
     tokens, without <eos>, before that; of a beam, which knows its answer only at the end, all at
     once. ``cancelled()`` is asked before every step. If one of the last two raises, its caller is
     taken to be gone. ``search``: with a beam the request occupies as many slots as it is wide.
+    ``priority``: one of ``hmer.serving.PRIORITIES``. ``k``: tokens a step at most, as far as the
+    step has a choice. ``eager``: somebody waits for the first token, as of a stream.
     """
 
     encoded: EncodedImage
@@ -222,6 +226,9 @@ class DecodeRequest:
     on_tokens: Callable[[Sequence[int], Sequence[float]], None] | None = None
     cancelled: Callable[[], bool] | None = None
     search: SearchOptions = GREEDY
+    priority: str = "interactive"
+    k: int | None = None
+    eager: bool = False
 
     @property
     def rows(self) -> int:

@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from hmer.errors import BadInk
 
 Stroke = NDArray[np.float32]
+_Points = NDArray[np.float64]
 
 STROKE_HEIGHT = 48.0  # pixels that the mean tall stroke gets before drawing
 PEN = 4  # pixels, pen width at that height
 MARGIN = 8  # pixels around the drawing
 MAX_POINTS = 200_000  # far above any formula; keeps a hostile file from costing memory
+MAX_COORDINATE = 1e12  # of the strokes' unit; its square is still a float32
 MAX_DRAWING = 12_000  # pixels, longest side of a drawing before the pen is chosen smaller
+_NUMBERS = (int, float)  # of JSON
 _SUBPIXEL = 4  # bits of sub-pixel precision for cv2
 
 
@@ -49,11 +52,13 @@ def parse_inkml(data: bytes) -> Ink:
         root = fromstring(data)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise BadInk(f"The InkML cannot be parsed: {error}. Save the ink again.") from None
-    strokes: list[Stroke] = []
+    strokes: list[_Points] = []
     latex: str | None = None
+    total = 0
     for element in root.iter():
         name = _local_name(element)
         if name == "trace":
+            total = _counted(total + (element.text or "").count(",") + 1, "The InkML")
             strokes.append(_parse_trace(element.text or "", len(strokes)))
         elif name == "annotation" and element.get("type") == "truth" and latex is None:
             latex = (element.text or "").strip() or None
@@ -74,10 +79,15 @@ def parse_strokes(data: bytes) -> Ink:
         raise BadInk(
             'JSON ink must be a list of strokes, [[[x, y], ...], ...], or {"strokes": [...]}.'
         )
-    strokes = []
+    strokes: list[_Points] = []
+    total = 0
     for index, points in enumerate(document):
+        total = _counted(total + (len(points) if isinstance(points, list) else 1), "The JSON")
         try:
-            stroke = np.array([[point[0], point[1]] for point in points], dtype=np.float32)
+            pairs = [(point[0], point[1]) for point in points]
+            if not all(type(x) in _NUMBERS and type(y) in _NUMBERS for x, y in pairs):
+                raise TypeError("NumPy would take true and '1' for numbers")
+            stroke = np.array(pairs, dtype=np.float64)
         except (TypeError, ValueError, IndexError, KeyError, OverflowError):
             raise BadInk(f"Stroke {index + 1} is not a list of [x, y] numbers.") from None
         strokes.append(stroke.reshape(-1, 2))
@@ -88,7 +98,7 @@ def _local_name(element: Element) -> str:
     return str(element.tag).rpartition("}")[2]
 
 
-def _parse_trace(text: str, index: int) -> Stroke:
+def _parse_trace(text: str, index: int) -> _Points:
     points = []
     for point in text.split(","):
         fields = point.split()
@@ -101,20 +111,29 @@ def _parse_trace(text: str, index: int) -> Stroke:
                 f"Trace {index + 1} of the InkML has the point {point.strip()[:40]!r}, which is "
                 "not two numbers."
             ) from None
-    return np.array(points, dtype=np.float32).reshape(-1, 2)
+    return np.array(points, dtype=np.float64).reshape(-1, 2)
 
 
-def _checked(strokes: Sequence[Stroke], source: str) -> list[Stroke]:
+def _counted(points: int, source: str) -> int:
+    """``points`` so far; asked before they are converted, which is what costs."""
+    if points > MAX_POINTS:
+        raise BadInk(f"{source} has {points} points or more; at most {MAX_POINTS} are read.")
+    return points
+
+
+def _checked(strokes: Sequence[_Points], source: str) -> list[Stroke]:
     kept = [stroke for stroke in strokes if len(stroke)]
     if not kept:
         raise BadInk(f"{source} has no strokes: nothing was written in it.")
-    total = sum(len(stroke) for stroke in kept)
-    if total > MAX_POINTS:
-        raise BadInk(f"{source} has {total} points; at most {MAX_POINTS} are read.")
     for index, stroke in enumerate(kept):
         if not np.isfinite(stroke).all():
             raise BadInk(f"Stroke {index + 1} has a point that is not a finite number.")
-    return kept
+        if np.abs(stroke).max() > MAX_COORDINATE:
+            raise BadInk(
+                f"Stroke {index + 1} has a coordinate beyond {MAX_COORDINATE:g}: no device gives "
+                "such numbers. Use a larger unit."
+            )
+    return [stroke.astype(np.float32) for stroke in kept]
 
 
 def typical_height(strokes: Iterable[Stroke]) -> float:

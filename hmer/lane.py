@@ -106,21 +106,25 @@ class Lane:
             self._feeds = self._settle()
         return self._feeds
 
-    def take(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+    def take(self, outputs: Mapping[str, Array], width: int | None = None) -> tuple[Array, Array]:
         """Keep the step's state, and its last tokens as the next; tokens and scores of ``slots``.
 
-        Raises ``InferenceFailed`` if an output is missing or has another shape.
+        ``width``: how many of them a slot gets, if not as many as the contract says. Raises
+        ``InferenceFailed`` if an output is missing or has another shape.
         """
-        tokens, scores = self._keep(outputs)
+        tokens, scores = self._keep(outputs, width)
         self._token[: len(tokens), 0] = tokens[:, -1]
         return tokens, scores
 
-    def _keep(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+    def _keep(self, outputs: Mapping[str, Array], width: int | None = None) -> tuple[Array, Array]:
         """The first two outputs (n, ...), after what the next step continues from is kept."""
         feeds, n = self._current(), len(self._slots)
         padded = len(feeds["token"])
         first, second, *_ = self._spec.outputs
-        shapes = {tensor.name: (padded, *tensor.dims) for tensor in (first, second)}
+        dims = first.dims if width is None else (width,)
+        shapes: dict[str, tuple[int | str, ...]] = {
+            tensor.name: (padded, *dims) for tensor in (first, second)
+        }
         shapes["next_state"] = feeds["state"].shape
         shapes["next_coverage"] = feeds["coverage"].shape
         for name, shape in shapes.items():
@@ -232,6 +236,6 @@ class BeamLane(Lane):
         feeds["parent"][rows, 0] = [self._row_of[move.parent] for move in self._moves]
         return feeds
 
-    def take(self, outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+    def take(self, outputs: Mapping[str, Array], width: int | None = None) -> tuple[Array, Array]:
         """Keep the step's state; candidates and scores (n, N) of ``slots``."""
-        return self._keep(outputs)
+        return self._keep(outputs, width)

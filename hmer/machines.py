@@ -47,6 +47,7 @@ class GreedyMachine:
 
     def __init__(self, step_fn: StepFn, guards: Guards | None = None) -> None:
         self._step_fn, self._guards = step_fn, guards
+        self._ks: tuple[int, ...] = getattr(step_fn, "ks", ())
 
     def begin(
         self, slots: tuple[int, ...], request: DecodeRequest, queued_s: float, since: float
@@ -64,6 +65,8 @@ class GreedyMachine:
 
     def step(self, searches: Sequence[GreedySearch]) -> Iterator[tuple[GreedySearch, Taken]]:
         """See ``Machine``."""
+        if self._ks:
+            self._step_fn.k = tokens_a_call(self._ks, searches)
         result = self._step_fn.step([search.slots[0] for search in searches])
         expected = (len(searches), self._step_fn.k)
         _check("tokens", result.tokens, expected)
@@ -73,6 +76,24 @@ class GreedyMachine:
             (search, search.take(ids, row))
             for search, ids, row in zip(searches, tokens, scores, strict=True)
         )
+
+
+def tokens_a_call(ks: Sequence[int], searches: Sequence[GreedySearch]) -> int:
+    """Which of ``ks`` tokens the next call should bring, the same for all ``searches``.
+
+    As many as there are: a call's fixed cost is shared by its tokens, and on one core of a CPU
+    decoding token by token took 1.14 (16 formulas) to 1.26 times (one) the time of four a call,
+    the steps wasted after <eos> included. So requests that wait for a slot gain nothing by
+    smaller calls. Fewer are brought where somebody waits for a first token, where a request asks
+    for it, and where every answer is about to reach its limit.
+    """
+    most = max(search.request.max_tokens - len(search.ids) for search in searches)
+    for search in searches:
+        if search.request.eager and not search.ids:
+            most = 1
+        if search.request.k is not None:
+            most = min(most, search.request.k)
+    return max((k for k in ks if k <= most), default=min(ks))
 
 
 class BeamMachine:

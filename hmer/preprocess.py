@@ -12,8 +12,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hmer import ink
 from hmer.errors import BlankImage, EmptyInput, ImageTooLarge, ImageTooSmall, UnreadableImage
+from hmer.paper import gray_of_colours, mend
+from hmer.preprocess_settings import PreprocessSettings as PreprocessSettings
 
 Gray = NDArray[np.uint8]
 
@@ -30,35 +31,6 @@ MIN_INPUT_SIDE = 8  # pixels, the longer side
 MIN_CONTRAST = 24  # grey levels between paper and ink
 INK_LEVEL = 64  # of 255: a brighter pixel is ink
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-
-
-@dataclass(frozen=True)
-class PreprocessSettings:
-    """What preprocessing does, as recorded in a bundle. Lengths are in pixels.
-
-    ``symbol_height``: the typical component height after scaling. ``margin``: empty border.
-    ``multiple``: heights and widths are multiples of it (the encoder's stride).
-    ``max_height``, ``max_width``, ``max_pixels``: a larger picture is scaled down to fit.
-    """
-
-    symbol_height: float = 20.0
-    margin: int = 6
-    multiple: int = 8
-    max_height: int = 512
-    max_width: int = 1536
-    max_pixels: int = 262_144
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``bundle.json``."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PreprocessSettings:
-        """From ``bundle.json``; unknown or missing names raise ``TypeError`` or ``KeyError``."""
-        names = [field.name for field in fields(cls)]
-        if unknown := set(values) - set(names):
-            raise KeyError(f"unknown preprocess settings {sorted(unknown)}")
-        return cls(**{name: values[name] for name in names})
 
 
 class Prepared(NamedTuple):
@@ -137,6 +109,10 @@ def _to_gray(picture: Image.Image) -> Gray:
         picture = picture.convert("RGBA")
         paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(paper, picture)
+    if picture.mode not in ("1", "L"):
+        coloured = gray_of_colours(np.asarray(picture.convert("RGB"), dtype=np.uint8))
+        if coloured is not None:
+            return coloured
     return np.asarray(picture.convert("L"), dtype=np.uint8)
 
 
@@ -169,6 +145,8 @@ def typical_height(ink_levels: Gray) -> float:
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     heights = stats[1:count, cv2.CC_STAT_HEIGHT].astype(np.float64)
     mean = float(heights[heights >= 0.1 * heights.max()].mean())
+    if mask.all():  # a perfect bar or dot, cropped: its edges are those of the picture
+        mask = np.pad(mask, 1)
     # Across a line of width p the distance to its edge averages p / 4.
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     pen = 4.0 * float(distance.sum()) / float(mask.sum())
@@ -183,6 +161,8 @@ def preprocess(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> G
 def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prepared:
     """Crop to the ink, scale to the settings' symbol height times ``zoom``, add the margin.
 
+    What paper and camera added is taken away before (``hmer.paper``; nothing from a clean picture).
+
     ``zoom`` is training's scale augmentation, applied where the scale is set so that the
     normalisation does not cancel it; everything else leaves it at 1.
     """
@@ -190,6 +170,7 @@ def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prep
         raise ImageTooSmall(
             f"The picture has {gray.shape[1]} x {gray.shape[0]} pixels, too few to hold a formula."
         )
+    gray, factor = mend(gray)
     levels = extract_ink(gray)
     rows = np.flatnonzero((levels >= INK_LEVEL).any(axis=1))
     columns = np.flatnonzero((levels >= INK_LEVEL).any(axis=0))
@@ -221,7 +202,7 @@ def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prep
     )  # fmt: skip
     m = settings.margin
     canvas[m : m + new_height, m : m + new_width] = resized
-    return Prepared(canvas, scale, (float(left), float(top)), m)
+    return Prepared(canvas, scale * factor, (left / factor, top / factor), m)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hmer import notebook
 from hmer.calibration import Calibration
 from hmer.decode_types import Outcome
 from hmer.errors import InferenceFailed
@@ -32,6 +36,18 @@ class Alternative:
         return {"latex": self.latex, "tokens": list(self.tokens), "score": self.score}
 
 
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """Where the network looked for each token of an answer.
+
+    ``maps`` float32 (T, h, w), each of sum 1. ``box``: left, top, right, bottom of what they cover,
+    in pixels of the picture (of ink: of its rendering); it may reach beyond the picture.
+    """
+
+    maps: NDArray[np.float32]
+    box: tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Recognition(Alternative):
     """An answer. ``alternatives`` are the next best, best first, without the answer itself.
@@ -39,12 +55,21 @@ class Recognition(Alternative):
     ``confidence`` is the probability, 0 to 1, that the answer is right, where the bundle has a
     calibration for the way it was searched for (``hmer.calibration``).
     ``timings`` are milliseconds by stage, as far as they are known: "preprocess", "encode",
-    "queue", "decode", or, of a served answer, "request".
+    "queue", "decode", or, of a served answer, "request". ``attention`` only where asked for.
     """
 
     alternatives: tuple[Alternative, ...] = ()
     confidence: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    attention: AttentionMaps | None = field(default=None, compare=False, repr=False)
+
+    def _repr_latex_(self) -> str:
+        """For notebooks."""
+        return rf"$\displaystyle {self.latex}$"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the formula, its source, confidence and alternatives."""
+        return notebook.table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -53,6 +78,24 @@ class Recognition(Alternative):
             "alternatives": [other.to_dict() for other in self.alternatives],
             "timings": {stage: round(ms, 3) for stage, ms in self.timings.items()},
         }
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The beginning of an answer while it is decoded; ``tokens`` are all so far.
+
+    ``scores`` are the tokens' probabilities, 0 to 1. ``attention``, where asked for, is the newest
+    token's alone.
+    """
+
+    tokens: tuple[str, ...]
+    scores: tuple[float, ...]
+    attention: AttentionMaps | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def latex(self) -> str:
+        """LaTeX of the tokens so far; braces may still be open."""
+        return to_latex(self.tokens)
 
 
 def answer(

@@ -12,10 +12,12 @@ depend on where the network runs.
 from __future__ import annotations
 
 import logging
+import math
+import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,16 +32,17 @@ from hmer.decode import (
     NO_BEAMS,
     EncodedImage,
     Guards,
+    Outcome,
     SearchOptions,
     decode_all,
 )
 from hmer.errors import BadParameter, HmerError, InferenceFailed
 from hmer.preprocess import Gray, load, size_class, to_batch
-from hmer.recognition import Alternative, Recognition, answer
+from hmer.recognition import Alternative, Partial, Recognition, answer
 from hmer.runtime import ONNXRUNTIME, open_runner
 from hmer.slots import BeamSlots, SlotStep, lanes_for, split_encoded
 
-__all__ = ["Alternative", "LocalRecognizer", "Recognition", "Recognizer", "answer"]
+__all__ = ["Alternative", "LocalRecognizer", "Partial", "Recognition", "Recognizer", "answer"]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,8 +89,11 @@ class LocalRecognizer:
         n_best: int = 1,
         length_penalty: float = LENGTH_PENALTY,
         guards: bool = True,
+        step_target: str | None = None,
     ) -> None:
         """Load a bundle of kind "graphs". ``threads`` 0: every CPU; ``precision`` is the encoder's.
+
+        ``step_target``: the decoder's runtime, if it is not the encoder's.
 
         ``beam``, ``n_best`` and ``length_penalty`` (see ``hmer.decode.SearchOptions``) are what
         calls use by default; ``guards`` False lets answers be what no formula is. Raises
@@ -109,14 +115,14 @@ class LocalRecognizer:
                 open_runner(target, self._bundle.file(ENCODER_FILE), threads, precision)
             )
             step = resources.enter_context(
-                open_runner(target, self._bundle.file(STEP_FILE), threads)
+                open_runner(step_target or target, self._bundle.file(STEP_FILE), threads)
             )
-            sizes, lanes = self._bundle.sizes, lanes_for(target)
+            sizes, lanes = self._bundle.sizes, lanes_for(step_target or target)
             self._step = SlotStep(step.infer, sizes, slots, lanes=lanes)
             self._beams = None
             if self._bundle.beam:
                 beams = resources.enter_context(
-                    open_runner(target, self._bundle.file(BEAM_FILE), threads)
+                    open_runner(step_target or target, self._bundle.file(BEAM_FILE), threads)
                 )
                 self._beams = BeamSlots(beams.infer, sizes, slots, lanes=lanes)
             self._resources = resources.pop_all()
@@ -128,10 +134,15 @@ class LocalRecognizer:
         beam: int | None = None,
         n_best: int | None = None,
         length_penalty: float | None = None,
+        max_tokens: int | None = None,
     ) -> Recognition:
         """See ``Recognizer``; the options, where given, instead of the recogniser's."""
         (result,) = self.recognize_many(
-            [data], beam=beam, n_best=n_best, length_penalty=length_penalty
+            [data],
+            beam=beam,
+            n_best=n_best,
+            length_penalty=length_penalty,
+            max_tokens=max_tokens,
         )
         if isinstance(result, HmerError):
             raise result
@@ -144,21 +155,102 @@ class LocalRecognizer:
         beam: int | None = None,
         n_best: int | None = None,
         length_penalty: float | None = None,
+        max_tokens: int | None = None,
     ) -> list[Recognition | HmerError]:
         """The answers in the order of ``inputs``; one that is at fault gets its error there.
 
-        Raises ``BadParameter`` for options that are out of range or that the bundle cannot do.
+        ``max_tokens``: the longest answer, at most the recogniser's, which is the default. Raises
+        ``BadParameter`` for options that are out of range or that the bundle cannot do.
         """
         search = self._search.with_(beam, n_best, length_penalty)
+        limit = self._limit(max_tokens)
         results: list[Recognition | HmerError] = []
         with self._lock:
             for first in range(0, len(inputs), self._window):
                 window = inputs[first : first + self._window]
-                results += self._recognize_window(window, search)
+                results += self._recognize_window(window, search, limit)
         return results
 
+    def _limit(self, max_tokens: int | None) -> int:
+        wanted = self._max_tokens if max_tokens is None else max_tokens
+        if not 1 <= wanted <= self._max_tokens:
+            raise BadParameter(
+                f"max_tokens is {wanted}; it must be a whole number, 1 to {self._max_tokens}."
+            )
+        return wanted
+
+    def stream(
+        self,
+        data: bytes,
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Iterator[Partial | Recognition]:
+        """The answer as it is decoded: ``Partial``s that grow, then the ``Recognition``.
+
+        A beam's tokens are known at its end only. Other calls wait meanwhile. Ending the iteration
+        early ends the decoding. Options and errors as of ``recognize``.
+        """
+        search, limit = self._search.with_(beam, n_best, length_penalty), self._limit(max_tokens)
+        events: queue.SimpleQueue[Partial | Recognition | HmerError] = queue.SimpleQueue()
+        given_up = threading.Event()
+
+        def work() -> None:
+            result = _attempt(self._stream_one, data, search, limit, events.put, given_up.is_set)
+            events.put(result)
+
+        # In a thread of its own, so that whoever takes the parts slowly, or asks for something
+        # else between two of them, does not hold the lock.
+        threading.Thread(target=work, name="hmer-stream", daemon=True).start()
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, HmerError):
+                    raise event
+                yield event
+                if isinstance(event, Recognition):
+                    return
+        finally:
+            given_up.set()
+
+    def _stream_one(
+        self,
+        data: bytes,
+        search: SearchOptions,
+        limit: int,
+        put: Callable[[Partial], None],
+        given_up: Callable[[], bool],
+    ) -> Recognition:
+        part = Partial((), ())
+
+        def grow(ids: Sequence[int], scores: Sequence[float]) -> None:
+            nonlocal part
+            for token, score in zip(self._bundle.vocabulary.decode(ids), scores, strict=True):
+                part = Partial((*part.tokens, token), (*part.scores, math.exp(min(0.0, score))))
+                put(part)
+
+        with self._lock:
+            began = time.perf_counter()
+            item = _Item(load(data, self._bundle.preprocess), {"preprocess": _since(began)})
+            self._encode([item])
+            if item.encoded is None:
+                raise InferenceFailed("The encoder gave no features.")
+            (outcome,) = decode_all(
+                self._step,
+                [item.encoded],
+                limit,
+                beam_step=self._beams,
+                guards=self._guards,
+                search=search,
+                on_tokens=grow,
+                cancelled=given_up,
+            )
+        return self._answer(outcome, item, search)
+
     def _recognize_window(
-        self, inputs: Sequence[bytes], search: SearchOptions
+        self, inputs: Sequence[bytes], search: SearchOptions, limit: int
     ) -> list[Recognition | HmerError]:
         results: dict[int, Recognition | HmerError] = {}
         items: dict[int, _Item] = {}
@@ -179,19 +271,20 @@ class LocalRecognizer:
         outcomes = decode_all(
             self._step,
             list(encoded.values()),
-            self._max_tokens,
+            limit,
             beam_step=self._beams,
             guards=self._guards,
             search=search,
         )
+        for index, outcome in zip(encoded, outcomes, strict=True):
+            results[index] = _attempt(self._answer, outcome, items[index], search)
+        return [results[index] for index in range(len(inputs))]
+
+    def _answer(self, outcome: Outcome, item: _Item, search: SearchOptions) -> Recognition:
         known = self._calibration
         calibration = known if known is not None and known.fits(search) else None
-        for index, outcome in zip(encoded, outcomes, strict=True):
-            result = _attempt(answer, self._bundle.vocabulary, outcome, calibration)
-            if isinstance(result, Recognition):
-                result = replace(result, timings=items[index].timings | dict(result.timings))
-            results[index] = result
-        return [results[index] for index in range(len(inputs))]
+        result = answer(self._bundle.vocabulary, outcome, calibration)
+        return replace(result, timings=item.timings | dict(result.timings))
 
     def _batches(self, items: Mapping[int, _Item]) -> list[list[int]]:
         """Indices of pictures to encode together: a picture's own size decides its padding."""

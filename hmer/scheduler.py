@@ -22,6 +22,7 @@ from hmer.decode_types import (
 )
 from hmer.errors import BadParameter, Cancelled, DeadlineExceeded, HmerError, InferenceFailed
 from hmer.guards import Guards
+from hmer.loop_profile import LoopProfile, laps_of
 from hmer.machines import BeamMachine, GreedyMachine, Machine
 from hmer.search import Search, Taken
 
@@ -35,7 +36,8 @@ class Scheduler:
     ``beam_step`` takes requests with a beam, over the same slots as ``step_fn``; without it they
     are refused. ``guards``: what answers may not contain (``hmer.guards``). ``max_queue``
     requests may wait beyond the free slots; ``submit`` refuses more with ``Overloaded``. The
-    thread sleeps while there is nothing to do. ``clock`` gives seconds.
+    thread sleeps while there is nothing to do. ``clock`` gives seconds. ``profile``, best the
+    steps' own too, tells where the thread's time goes (``hmer.loop_profile``).
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Scheduler:
         beam_step: BeamStep | None = None,
         guards: Guards | None = None,
         clock: Callable[[], float] = time.monotonic,
+        profile: LoopProfile | None = None,
     ) -> None:
         """Take all slots of the steps, which must be free. Raises ``BadParameter``."""
         if beam_step is not None and beam_step.slots != step_fn.slots:
@@ -59,6 +62,7 @@ class Scheduler:
         if beam_step is not None:
             self._beams = BeamMachine(beam_step, guards)
         self._clock = clock
+        self._lap = laps_of(profile)
         self._active: dict[int, Search] = {}  # by their first slot
         self._stats = Stats(slots=step_fn.slots)
         self._thread: threading.Thread | None = None
@@ -141,6 +145,7 @@ class Scheduler:
 
     def _loop(self) -> None:
         while self._admission.wait(busy=bool(self._active)):
+            self._lap("idle")
             try:
                 self._turn()
             except Exception as error:  # a fault of this module: still nobody waits for ever
@@ -157,6 +162,7 @@ class Scheduler:
             for entry, error in self._admission.sweep(now).items():
                 self._refuse(entry, error)
             self._admit()
+        self._lap("scheduler")
         for machine in (self._greedy, self._beams):
             if machine is not None:
                 self._step(machine)
@@ -172,8 +178,10 @@ class Scheduler:
             search: Search = machine.begin(slots, entry.request, now - entry.since, now)
             self._active[slots[0]] = search
             self._stats.admitted += 1
+            self._lap("scheduler")
             try:
                 machine.admit(search)
+                self._lap("copies")
             except Exception as error:
                 self._finish(search, "error", _failure(error))
 
@@ -191,7 +199,10 @@ class Scheduler:
             for search in searches:
                 self._finish(search, "error", _failure(error))
             return
+        finally:
+            self._lap("runtime")  # a step with a profile of its own leaves but a rest
         for search, news in taken:
+            self._lap("search")
             if self._active.get(search.slots[0]) is search:  # not if stop() gave up on this step
                 self._take(search, news)
 
@@ -206,6 +217,7 @@ class Scheduler:
             except Exception:
                 _log.exception("on_tokens failed; its request is dropped.")
                 reason, error = "error", Cancelled("The receiver of the tokens is gone.")
+            self._lap("response")
         if reason is not None:
             self._finish(search, reason, error)
 
@@ -225,6 +237,7 @@ class Scheduler:
             except Exception:
                 _log.exception("Slots %s could not be released cleanly.", search.slots)
         self._admission.give_back(search.slots)
+        self._lap("scheduler")
         best, *others = search.answers()
         decode_s = self._clock() - search.since
         self._answer(
@@ -250,10 +263,12 @@ class Scheduler:
                 self._stats.deadline += 1
             case _:
                 self._stats.failed += 1
+        self._lap("search")
         try:
             request.on_done(outcome)
         except Exception:
             _log.exception("on_done failed.")
+        self._lap("response")
 
     def _abandon(self, error: HmerError, release: bool = True) -> None:
         """Answer everything in flight and in the queue with ``error``."""

@@ -1,13 +1,14 @@
 """What a served model is told, written once: by its ``config.pbtxt``, and by every request.
 
 ``export.config`` writes the parameters of the first kind, the models of ``model_repository`` read
-them back. The second kind travels with a request through the ensemble: the client writes them
-with ``to_request``, ``decode`` reads them with ``from_request``.
+them back. The second kind travels with a request: the client writes them with ``to_request``,
+``recognize`` and ``decode`` read them with ``from_request``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -26,6 +27,13 @@ REPOSITORY_FORMAT = "hmer-repository"
 
 # A multi-row request is split by the client above this.
 MAX_ROWS = 16
+# Calls between models that a Python model can wait for at a time: Triton's thread-pool-size.
+MAX_WORKERS = 48
+# Of one input, as a client sends it.
+MAX_INPUT_BYTES = 32 * 1024 * 1024
+
+# How many bytes of answers a model keeps (`hmer-serve --cache`); 0 by default: none.
+CACHE_VARIABLE = "HMER_CACHE_BYTES"
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,17 @@ class GraphParameters:
     """Of ``encoder`` and ``decoder_step`` where they are Python models over a CPU runtime.
 
     ``target``: ``onnxruntime`` or ``openvino``. ``threads``: 0 means every CPU that the
-    process may use.
+    process may use. ``max_queue``: of the encoder's own queue (``hmer.encoding``); 0: there is
+    none, and batches come from Triton. ``lazy``: load the graph with the first request, for a
+    model that is served for whoever wants it but stands in nobody's way.
     """
 
     bundle: str = BUNDLE_PATH
     target: str = "onnxruntime"
     precision: str = "fp32"
     threads: int = 0
+    max_queue: int = 0
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,19 +85,68 @@ class DecodeParameters:
 
 
 @dataclass(frozen=True)
+class RecognizeParameters:
+    """Of ``recognize`` and ``recognize_stream``.
+
+    ``workers``: requests that are on their way through the models at a time; ``max_queue``: those
+    that may wait for that, and above it requests are refused. ``max_tokens`` as of ``decode``.
+    """
+
+    bundle: str = BUNDLE_PATH
+    workers: int = 24
+    max_queue: int = 256
+    max_tokens: int = 256
+
+
+# Who is served first when requests wait: a person, or what can wait.
+INTERACTIVE, BATCH = "interactive", "batch"
+PRIORITIES = (INTERACTIVE, BATCH)
+# How the input travels; text is needed where it is a string of a JSON document.
+RAW, BASE64 = "raw", "base64"
+ENCODINGS = (RAW, BASE64)
+# What servers and clients put among the parameters for themselves.
+_FOREIGN = ("triton_", "sequence_", "binary_data")
+# Where `decode` finds whom to tell (model_repository.reply); of no use from outside.
+REPLY = "hmer_reply"
+
+
+@dataclass(frozen=True)
 class RequestParameters:
-    """Of one request to ``decode``, or to the ensemble, which passes them on.
+    """Of one request to ``recognize``, ``recognize_stream`` or ``decode``.
 
     ``max_tokens``: the longest answer, <eos> included. ``search``: the request parameters
-    ``beam``, ``n_best`` and ``length_penalty``.
+    ``beam``, ``n_best`` and ``length_penalty``. ``k``: tokens that a call of the step may give it
+    at most; fewer come earlier, and cost the others time; ``None`` lets the server choose.
+    ``attention``: return where the network looked for each token. ``priority``: the request
+    parameter ``priority_class`` (Triton keeps ``priority`` for itself), one of ``PRIORITIES``.
+    ``encoding``: of the input, one of ``ENCODINGS``. The time limit travels as Triton's own
+    parameter ``timeout``, in microseconds, which a model gets with the request itself.
     """
 
     max_tokens: int
     search: SearchOptions
+    k: int | None = None
+    attention: bool = False
+    priority: str = INTERACTIVE
+    encoding: str = RAW
+
+
+_NAMES = {
+    *("beam", "n_best", "length_penalty", "max_tokens", "k", "attention", "priority_class"),
+    *("encoding", "timeout", "id", REPLY),
+}
 
 
 def to_request(
-    beam: int | None = None, n_best: int | None = None, length_penalty: float | None = None
+    beam: int | None = None,
+    n_best: int | None = None,
+    length_penalty: float | None = None,
+    *,
+    max_tokens: int | None = None,
+    k: int | None = None,
+    attention: bool = False,
+    priority: str | None = None,
+    encoding: str | None = None,
 ) -> dict[str, int | str]:
     """The parameters of a request for what is given; the server decides the rest.
 
@@ -99,33 +160,75 @@ def to_request(
         wanted["n_best"] = n_best
     if length_penalty is not None:
         wanted["length_penalty"] = repr(float(length_penalty))  # gRPC carries no fractions here
+    for name, value in (("max_tokens", max_tokens), ("k", k)):
+        if value is not None:
+            wanted[name] = _whole(name, value, None)
+    if attention:
+        wanted["attention"] = True
+    if priority is not None:
+        wanted["priority_class"] = _one_of("priority_class", priority, PRIORITIES)
+    if encoding is not None:
+        wanted["encoding"] = _one_of("encoding", encoding, ENCODINGS)
     return wanted
 
 
 def from_request(values: Mapping[str, Any], limit: int) -> RequestParameters:
     """The parameters in a request's ``values``; ``max_tokens`` is by default and at most ``limit``.
 
-    Others are ignored. Raises ``BadParameter``.
+    Raises ``BadParameter``, also for a name that is none of a parameter.
     """
-    wanted = values.get("max_tokens", limit)
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= limit:
-        raise BadParameter(f"max_tokens is {wanted!r}; it must be a whole number, 1 to {limit}.")
+    unknown = [n for n in values if n not in _NAMES and not n.startswith(_FOREIGN)]
+    if unknown:
+        known = ", ".join(sorted(_NAMES - {REPLY}))
+        raise BadParameter(f"There is no request parameter {unknown[0]!r}. There are: {known}.")
     penalty = values.get("length_penalty", LENGTH_PENALTY)
     if isinstance(penalty, str):
         try:
             penalty = float(penalty)
         except ValueError:
             raise BadParameter(f"length_penalty is {penalty!r}; it must be a number.") from None
+    attention = values.get("attention", False)
+    if not isinstance(attention, bool):
+        raise BadParameter(f"attention is {attention!r}; it must be true or false.")
+    k = values.get("k")
     return RequestParameters(
-        wanted, SearchOptions(values.get("beam", 1), values.get("n_best", 1), penalty)
+        _whole("max_tokens", values.get("max_tokens", limit), limit),
+        SearchOptions(values.get("beam", 1), values.get("n_best", 1), penalty),
+        None if k is None else _whole("k", k, None),
+        attention,
+        _one_of("priority_class", values.get("priority_class", INTERACTIVE), PRIORITIES),
+        _one_of("encoding", values.get("encoding", RAW), ENCODINGS),
     )
 
 
-P = TypeVar("P", PreprocessParameters, GraphParameters, DecodeParameters)
+def cache_bytes(text: str) -> int:
+    """A number of bytes such as ``64M``, ``1G`` or ``500000``. Raises ``BadParameter``."""
+    match = re.fullmatch(r"(\d+) *([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise BadParameter(
+            f"{text!r} is not an amount of memory. Write bytes, or a number with K, M or G: 64M."
+        )
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
+
+
+def _whole(name: str, value: object, most: int | None) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= (most or value):
+        return value
+    limits = "at least 1" if most is None else f"1 to {most}"
+    raise BadParameter(f"{name} is {value!r}; it must be a whole number, {limits}.")
+
+
+def _one_of(name: str, value: object, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise BadParameter(f"{name} is {value!r}; it must be {' or '.join(choices)}.")
+    return str(value)
+
+
+P = TypeVar("P", PreprocessParameters, GraphParameters, DecodeParameters, RecognizeParameters)
 
 
 def to_strings(
-    parameters: PreprocessParameters | GraphParameters | DecodeParameters,
+    parameters: PreprocessParameters | GraphParameters | DecodeParameters | RecognizeParameters,
 ) -> dict[str, str]:
     """Name to value, as ``config.pbtxt`` holds them."""
     return {name: str(value) for name, value in asdict(parameters).items()}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from hmer import contract
 from hmer.decode_types import BeamResult, EncodedImage, Move, StepResult
 from hmer.errors import BadParameter
 from hmer.lane import BeamLane, Lane
+from hmer.loop_profile import LoopProfile, laps_of
 from hmer.runtime import ONNXRUNTIME
 
 Array = NDArray[Any]
@@ -28,6 +29,9 @@ Run = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 LADDER = (1, 2, 4, 8, 16, 32)
 BUCKET = (2, 4)
+# On a GPU padding costs little and a new shape much: nearly all formulas of one line share this.
+GPU_BUCKET = (8, 32)
+TENSORRT = "tensorrt"
 LANES = (12, 24, 48)
 
 
@@ -38,6 +42,29 @@ def lanes_for(target: str) -> tuple[int, ...]:
     calls are dearer, and dearer still when the shape is not the last call's, an eighth less.
     """
     return LANES if target == ONNXRUNTIME else ()
+
+
+def ladder_for(slots: int) -> tuple[int, ...]:
+    """The numbers of rows that ``slots`` slots are padded to: ``LADDER`` as far as it goes."""
+    return (*(rung for rung in LADDER if rung < slots), slots)
+
+
+class Batches(TypedDict):
+    """How rows become batches; see ``SlotStep``."""
+
+    lanes: Sequence[int]
+    ladder: Sequence[int]
+    bucket: tuple[int, int]
+
+
+def batches_for(target: str, slots: int, calls_are_dear: bool) -> Batches:
+    """What suits a runtime: on a CPU little padding, on a GPU few shapes, as its graphs want.
+
+    ``calls_are_dear``: every call is a trip through the server, so there is one a step.
+    """
+    if target == TENSORRT:
+        return {"lanes": (), "ladder": ladder_for(slots), "bucket": GPU_BUCKET}
+    return {"lanes": () if calls_are_dear else lanes_for(target), "ladder": (), "bucket": BUCKET}
 
 
 L = TypeVar("L", bound=Lane)
@@ -62,6 +89,7 @@ class _Slots(Generic[L]):
         lanes: Sequence[int],
         ladder: Sequence[int],
         bucket: tuple[int, int],
+        profile: LoopProfile | None,
     ) -> None:
         if slots < 1 or min(bucket) < 1 or list(lanes) != sorted(lanes):
             raise BadParameter(
@@ -71,6 +99,7 @@ class _Slots(Generic[L]):
         self.slots = slots
         self.answer = spec.outputs[0]  # what a step says of every slot: tokens or candidates
         self._run = run
+        self._lap = laps_of(profile)
         self._widths = tuple(lanes)
         self._lanes = [lane(spec, slots, ladder, bucket) for _ in range(len(lanes) + 1)]
         self._lane_of: dict[int, L] = {}
@@ -93,27 +122,40 @@ class _Slots(Generic[L]):
         """The lane of an occupied slot."""
         return self._lane_of[slot]
 
-    def step(self, slots: Sequence[int]) -> tuple[Array, Array]:
-        """One call for every lane with rows; the first two outputs, in the order of ``slots``."""
+    def step(
+        self, slots: Sequence[int], run: Run | None = None, width: int | None = None
+    ) -> tuple[Array, Array]:
+        """One call for every lane with rows; the first two outputs, in the order of ``slots``.
+
+        ``run`` instead of the usual one gives ``width`` numbers a slot.
+        """
+        run = run or self._run
         if len(slots) != len(self._lane_of):
             raise ValueError(
                 f"{len(self._lane_of)} slots are occupied, but a step of {len(slots)} was asked."
             )
         place = {slot: index for index, slot in enumerate(slots)}
-        shape = (len(slots), *(int(size) for size in self.answer.dims))
+        dims = self.answer.dims if width is None else (width,)
+        shape = (len(slots), *(int(size) for size in dims))
         found, scores = np.empty(shape, self.answer.dtype), np.empty(shape, np.float32)
         for lane in self._lanes:
             if len(lane):
-                taken = lane.take(self._run(lane.feeds()))
+                feeds = lane.feeds()
+                self._lap("copies")
+                outputs = run(feeds)
+                self._lap("runtime")
+                taken = lane.take(outputs, width)
                 rows = [place[slot] for slot in lane.slots]
                 found[rows], scores[rows] = taken
+        self._lap("copies")
         return found, scores
 
 
 class SlotStep:
     """``StepFn`` of ``slots`` slots over ``run``, which takes ``decoder_step``'s tensors.
 
-    For ``lanes``, ``ladder`` and ``bucket`` see ``_Slots``.
+    For ``lanes``, ``ladder`` and ``bucket`` see ``_Slots``; ``profile``: see ``hmer.loop_profile``.
+    With ``one_token``, which takes ``decoder_beam``'s tensors, a step may also bring one token.
     """
 
     def __init__(
@@ -122,15 +164,19 @@ class SlotStep:
         sizes: contract.Sizes,
         slots: int,
         *,
+        one_token: Run | None = None,
         lanes: Sequence[int] = LANES,
         ladder: Sequence[int] = (),
         bucket: tuple[int, int] = BUCKET,
+        profile: LoopProfile | None = None,
     ) -> None:
         """``sizes`` are the bundle's. Raises ``BadParameter``."""
         spec = contract.models(sizes)[contract.DECODER_STEP]
-        self._rows = _Slots(Lane, run, spec, slots, lanes, ladder, bucket)
+        self._rows = _Slots(Lane, run, spec, slots, lanes, ladder, bucket, profile)
         self.slots = slots
         self.k = sizes.k
+        self.ks: tuple[int, ...] = (1, sizes.k) if one_token and sizes.k > 1 else ()
+        self._most, self._one_token = sizes.k, one_token
 
     def admit(self, slot: int, encoded: EncodedImage) -> None:
         """Begin ``encoded`` in ``slot``. Raises ``InferenceFailed`` if its shapes don't fit."""
@@ -142,7 +188,18 @@ class SlotStep:
 
     def step(self, slots: Sequence[int]) -> StepResult:
         """Advance all admitted slots by k tokens. Raises ``InferenceFailed`` on bad outputs."""
-        return StepResult(*self._rows.step(slots))
+        if self.k == self._most or self._one_token is None:
+            return StepResult(*self._rows.step(slots))
+        return StepResult(*self._rows.step(slots, self._first_candidates, 1))
+
+    def _first_candidates(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """``decoder_beam`` as a step of one token: its best candidate, of rows that stay."""
+        assert self._one_token is not None
+        rows = np.arange(len(feeds["token"]), dtype=np.int32)[:, None]
+        outputs = dict(self._one_token({**feeds, "parent": rows}))
+        outputs["tokens"] = outputs["candidates"][:, :1]
+        outputs["scores"] = outputs["scores"][:, :1]
+        return outputs
 
 
 class BeamSlots:
@@ -160,10 +217,11 @@ class BeamSlots:
         lanes: Sequence[int] = LANES,
         ladder: Sequence[int] = (),
         bucket: tuple[int, int] = BUCKET,
+        profile: LoopProfile | None = None,
     ) -> None:
         """``sizes`` are the bundle's, with a beam. Raises ``BadParameter``."""
         spec = contract.models(sizes)[contract.DECODER_BEAM]
-        self._rows = _Slots(BeamLane, run, spec, slots, lanes, ladder, bucket)
+        self._rows = _Slots(BeamLane, run, spec, slots, lanes, ladder, bucket, profile)
         self.slots = slots
 
     def admit(self, slots: Sequence[int], encoded: EncodedImage) -> None:

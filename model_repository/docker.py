@@ -10,6 +10,7 @@ from hmer.engine import check_gpu
 from hmer.engine_images import DEFAULT, check_image, image_named
 from hmer.errors import MissingBundle
 from hmer.gpu import find_gpu
+from hmer.serving import MAX_WORKERS
 from model_repository.endpoints import Endpoints
 from model_repository.repository import Repository
 
@@ -63,6 +64,7 @@ def docker_line(
     inside = (
         "pip install --quiet -r /repository/requirements.txt && "
         "exec tritonserver --model-repository=/repository/models"
+        f" --backend-config=python,thread-pool-size={MAX_WORKERS}"
         + (" --backend-config=tensorrt,version-compatible=true" if version_compatible else "")
     )
     ports = [

@@ -83,6 +83,8 @@ def environment(triton: EmbeddedTriton) -> dict[str, str]:
     for library in reversed(triton.libraries):
         values["LD_LIBRARY_PATH"] = _prepend(library, values.get("LD_LIBRARY_PATH"))
     values["PYTHONUNBUFFERED"] = "1"
+    # A heap for every thread that allocates at the same time as others keeps what each once needed.
+    values.setdefault("MALLOC_ARENA_MAX", "2")
     return values
 
 

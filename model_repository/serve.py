@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from hmer.errors import HmerError, MissingBundle, ServerSetupError
+from hmer.serving import cache_bytes
 from model_repository.docker import IMAGE, check_engines, docker_line
 from model_repository.endpoints import Endpoints
 from model_repository.repository import Repository, open_repository
@@ -72,6 +73,19 @@ _NEEDED = (
     default=None,
     help="File for Triton's log. [default: a temporary one, kept if something fails]",
 )
+@click.option(
+    "--cache",
+    metavar="SIZE",
+    default="0",
+    show_default=True,
+    help="Memory for answers to identical requests, such as 64M; 0: every request is decoded.",
+)
+@click.option(
+    "--model-control",
+    is_flag=True,
+    help="Let whoever reaches the ports load and unload models: what a new version that takes "
+    "over needs (python -m model_repository.versions).",
+)
 @click.option("--verbose", is_flag=True, help="Show Triton's log on the terminal too.")
 @click.option(
     "--timeout",
@@ -99,6 +113,8 @@ def main(
     grpc_port: int,
     metrics_port: int,
     log: Path | None,
+    cache: str,
+    model_control: bool,
     verbose: bool,
     timeout: float,
     print_docker: bool,
@@ -114,7 +130,9 @@ def main(
         if print_docker:
             _print_docker(checked, endpoints, image, as_json)
             return
-        server = EmbeddedServer(checked, endpoints, log=log)
+        server = EmbeddedServer(
+            checked, endpoints, log=log, cache=cache_bytes(cache), model_control=model_control
+        )
         code = _run(server, timeout, verbose, as_json)
     except HmerError as error:
         click.echo(f"error: {error}", err=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hmer.errors import HmerError, InferenceFailed, ServerSetupError, from_wire
+from hmer.serving import CACHE_VARIABLE, MAX_WORKERS
 from model_repository import embedded
 from model_repository.endpoints import Endpoints
 from model_repository.repository import Repository
@@ -43,9 +44,20 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, repository: Repository, endpoints: Endpoints, *, log: str | Path | None = None
+        self,
+        repository: Repository,
+        endpoints: Endpoints,
+        *,
+        log: str | Path | None = None,
+        cache: int = 0,
+        model_control: bool = False,
     ) -> None:
-        """``log``: where the server's output goes; by default a file that a clean stop removes."""
+        """``log``: where the server's output goes; by default a file that a clean stop removes.
+
+        ``cache``: bytes of answers that ``recognize`` and ``recognize_stream`` keep, each.
+        ``model_control``: let whoever reaches the ports load and unload models (which
+        ``model_repository.versions`` needs).
+        """
         if repository.description.get("host") != "embedded":
             raise ServerSetupError(
                 f"{repository.folder} was assembled for NVIDIA's container. Run it there "
@@ -55,6 +67,7 @@ class EmbeddedServer:
         self._wanted = endpoints
         self.endpoints = endpoints
         self._folder: Path | None = None
+        self._cache, self._model_control = cache, model_control
         self._keep_log = log is not None
         self.log = Path(log).absolute() if log is not None else Path()
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +97,7 @@ class EmbeddedServer:
                     stderr=subprocess.STDOUT,
                     # The stub puts its working directory first in sys.path.
                     cwd=self._folder,
-                    env=embedded.environment(triton),
+                    env=embedded.environment(triton) | {CACHE_VARIABLE: str(self._cache)},
                     start_new_session=True,
                 )
         except OSError as error:
@@ -99,11 +112,17 @@ class EmbeddedServer:
             str(triton.binary),
             f"--model-repository={backends.parent / 'models'}",
             f"--backend-directory={backends}",
-            "--model-control-mode=none",
+            *(
+                ("--model-control-mode=explicit", "--load-model=*")
+                if self._model_control
+                else ("--model-control-mode=none",)
+            ),
             "--disable-auto-complete-config",
             # A slow disk or CPU may need more than the default 30 s to load a model.
             f"--backend-config=python,stub-timeout-seconds={int(READY_TIMEOUT_S)}",
             f"--backend-config=python,shm-region-prefix-name={backends.parent.name}-",
+            # Its requests in flight are what a model has calls under way for.
+            f"--backend-config=python,thread-pool-size={MAX_WORKERS}",
             f"--exit-timeout-secs={STOP_TIMEOUT_S}",
             f"--http-address={e.host}",
             f"--http-port={e.http_port}",

@@ -11,17 +11,20 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from hmer import contract
 from hmer.bundle import GRAPHS, Bundle, load_bundle
 from hmer.errors import (
+    BadParameter,
     Cancelled,
     DeadlineExceeded,
     HmerError,
+    ImageTooLarge,
     InferenceFailed,
     InputError,
     Overloaded,
     ServerUnavailable,
 )
-from hmer.serving import P, from_strings
+from hmer.serving import MAX_INPUT_BYTES, P, from_strings
 
 # Objects of the Python backend, which carries no types.
 Request = Any
@@ -35,8 +38,18 @@ def model_parameters(args: Mapping[str, str], kind: type[P]) -> P:
 
 
 def model_bundle(args: Mapping[str, str], path: str) -> Bundle:
-    """The verified bundle at ``path``, relative to the model's folder."""
-    return load_bundle((Path(args["model_repository"]) / path).resolve(), GRAPHS)
+    """The verified bundle at ``path``, relative to the model's folder; a later version's beside it.
+
+    See ``model_repository.versions``.
+    """
+    first = (Path(args["model_repository"]) / path).resolve()
+    later = first.with_name(f"{first.name}-{model_version(args)}")
+    return load_bundle(later if later.is_dir() else first, GRAPHS)
+
+
+def model_version(args: Mapping[str, str]) -> int:
+    """The version of the model that ``initialize`` is called for."""
+    return int(args.get("model_version", "1"))
 
 
 def refuse(error: HmerError) -> NoReturn:
@@ -63,9 +76,42 @@ def _code(error: HmerError) -> Any:
 
 
 def array(request: Request, name: str) -> NDArray[Any]:
-    """An input of a request, batch first."""
-    values: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    """An input of a request, batch first. Raises ``BadParameter`` if it is missing."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        raise BadParameter(f"The request has no input {name}.")
+    values: NDArray[Any] = tensor.as_numpy()
     return values
+
+
+def input_rows(request: Request) -> list[bytes]:
+    """The rows of the input of ``recognize``. Raises an ``InputError``."""
+    values = array(request, contract.INPUT.name)
+    if values.dtype != object or values.ndim != 2 or values.shape[1] != 1 or not len(values):
+        raise BadParameter(
+            f"The input has the type {values.dtype} and the shape {list(values.shape)}; bytes of "
+            "the shape [rows, 1] are needed."
+        )
+    rows = [bytes(row) for row in values[:, 0]]
+    for row in rows:
+        if len(row) > MAX_INPUT_BYTES:
+            raise ImageTooLarge(
+                f"The input has {len(row):,} bytes; at most {MAX_INPUT_BYTES:,} are accepted. "
+                "Scale the picture down: a formula needs about 100 pixels a line."
+            )
+    return rows
+
+
+def deadline_of(request: Request, now: float, values: Mapping[str, Any]) -> float | None:
+    """When the request's ``timeout`` (microseconds from its arrival here; 0: none) is over.
+
+    Triton takes it out of the request's parameters, ``values``, except for ``generate_stream``.
+    Raises ``BadParameter``.
+    """
+    timeout = values.get("timeout", 0) or request.timeout()
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
+        raise BadParameter(f"timeout is {timeout!r}; it must be a whole number of microseconds.")
+    return now + timeout * 1e-6 if timeout > 0 else None
 
 
 def response(outputs: Mapping[str, NDArray[Any]]) -> Response:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.bench_fixtures", "tests.e2e_fixtures", "tests.export_fixtures")
+pytest_plugins = (
+    "tests.bench_fixtures",
+    "tests.e2e_fixtures",
+    "tests.export_fixtures",
+    "tests.model_fixtures",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

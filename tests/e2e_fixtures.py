@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from export.config import RepositoryOptions
 from export.repository import assemble
 from hmer.bundle import BEAM_FILE, ENCODER_FILE, STEP_FILE, Bundle, load_bundle, save_bundle
-from hmer.errors import HmerError
+from hmer.errors import HmerError, from_wire
 from model_repository import embedded
 from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
@@ -73,3 +80,83 @@ def shipped_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
     folder = tmp_path_factory.mktemp("served") / "shipped"
     with serve(SHIPPED, folder, RepositoryOptions()) as running:
         yield running
+
+
+def picture(seed: int) -> bytes:
+    """Random strokes; the seed also sets the size."""
+    rng = np.random.default_rng(seed)
+    page = np.full((110 + 20 * (seed % 3), 100 + 45 * (seed % 7)), 255, np.uint8)
+    for _ in range(3 + seed % 3):
+        points = rng.integers(12, np.array(page.shape[::-1]) - 12, (5, 2)).tolist()
+        for start, end in pairwise(points):
+            cv2.line(page, start, end, (0,), 3)
+    return cv2.imencode(".jpg" if seed % 4 == 3 else ".png", page)[1].tobytes()
+
+
+def metrics(
+    server: EmbeddedServer, prefix: str = "hmer_decode", labels: str = ""
+) -> dict[str, float]:
+    """The metrics whose names begin with ``prefix`` and whose labels have ``labels``."""
+    with urllib.request.urlopen(server.endpoints.metrics, timeout=5) as page:
+        lines = page.read().decode("utf-8").splitlines()
+    return {
+        line.split("{")[0]: float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith(prefix) and labels in line
+    }
+
+
+def wait_for(
+    server: EmbeddedServer, prefix: str = "hmer_decode", labels: str = "", **wanted: float
+) -> None:
+    """Until the server's metrics (published once a second) have these values."""
+    deadline = time.monotonic() + 10
+    while True:
+        found = metrics(server, prefix, labels)
+        values = {name: found.get(f"{prefix}_{name}") for name in wanted}
+        if values == wanted:
+            return
+        assert time.monotonic() < deadline, f"{values}, not {wanted}"
+        time.sleep(0.1)
+
+
+class Raw:
+    """Requests below the client: parameters, cancellation, other models."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self.grpc: Any = pytest.importorskip("tritonclient.grpc")
+        self.client = self.grpc.InferenceServerClient(server.endpoints.grpc)
+
+    def tensors(self, **arrays: Any) -> list[Any]:
+        types = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32", "object": "BYTES"}
+        result = []
+        for name, values in arrays.items():
+            tensor = self.grpc.InferInput(name, values.shape, types[str(values.dtype)])
+            tensor.set_data_from_numpy(values)
+            result.append(tensor)
+        return result
+
+    def recognize(self, rows: list[bytes], **options: Any) -> list[tuple[str, ...]]:
+        """The tokens of every row of one request."""
+        rows_tensor = np.array([[row] for row in rows], dtype=np.object_)
+        try:
+            result = self.client.infer("recognize", self.tensors(input=rows_tensor), **options)
+        except self.grpc.InferenceServerException as error:
+            raise from_wire(error.message()) from None
+        return [tuple(row.decode().split()) for row in result.as_numpy("tokens")[:, 0]]
+
+    def array_of(self, tensor: Any) -> NDArray[Any]:
+        """The values of an input that ``tensors`` or ``features`` made; not of bytes."""
+        dtype = {"INT32": np.int32, "FP32": np.float32}[tensor.datatype()]
+        return np.frombuffer(tensor._get_content() or b"", dtype).reshape(tensor.shape())
+
+    def features(self, data: bytes) -> list[Any]:
+        """The inputs of ``decode``."""
+        row = np.array([[data]], dtype=np.object_)
+        prepared = self.client.infer("preprocess", self.tensors(input=row))
+        encoded = self.client.infer(
+            "encoder",
+            self.tensors(image=prepared.as_numpy("image"), size=prepared.as_numpy("size")),
+        )
+        names = ("values", "keys", "feature_size", "state")
+        return self.tensors(**{name: encoded.as_numpy(name) for name in names})

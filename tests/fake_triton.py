@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
 Tensors = dict[str, NDArray[Any]]
-MODELS: dict[str, Callable[[Tensors], Tensors]] = {}  # what BLS calls reach
+# What BLS calls reach: a function of tensors, or a model with ``execute``.
+MODELS: dict[str, Any] = {}
 
 
 def install() -> None:
@@ -87,18 +88,27 @@ class InferenceResponse:
 
 
 class ResponseSender:
-    """Takes one response; tests wait for it with ``result``, and cancel with ``cancel``."""
+    """Takes responses; tests wait for the last with ``result``, and cancel with ``cancel``.
+
+    ``parts`` are those before it.
+    """
 
     def __init__(self) -> None:
         self._done = threading.Event()
-        self._responses: list[InferenceResponse] = []
+        self.parts: list[InferenceResponse] = []
+        self._result: InferenceResponse | None = None
         self._cancelled = False
+        self.on_result: Callable[[], object] = lambda: None
 
     def send(self, response: InferenceResponse, flags: int = 0) -> None:
-        assert flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        assert not self._responses, "a second response"
-        self._responses.append(response)
-        self._done.set()
+        assert self._result is None, "a response after the last"
+        if flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL:
+            self._result = response
+            self.on_result()
+            self._done.set()
+        else:
+            assert flags == 0
+            self.parts.append(response)
 
     def is_cancelled(self) -> bool:
         return self._cancelled
@@ -108,7 +118,8 @@ class ResponseSender:
 
     def result(self, timeout: float = 10.0) -> InferenceResponse:
         assert self._done.wait(timeout), "no response"
-        return self._responses[0]
+        assert self._result is not None
+        return self._result
 
 
 class InferenceRequest:
@@ -121,6 +132,7 @@ class InferenceRequest:
         requested_output_names: Sequence[str] = (),
         parameters: Mapping[str, Any] | None = None,
         timeout: int = 0,
+        model_version: int = -1,
     ) -> None:
         self._inputs, self._model = list(inputs), model_name
         self._wanted, self._timeout = requested_output_names, timeout
@@ -141,10 +153,17 @@ class InferenceRequest:
 
     def exec(self) -> InferenceResponse:
         try:
-            outputs = MODELS[self._model]({t.name(): t.as_numpy() for t in self._inputs})
+            model = MODELS[self._model]
+            if not callable(model):  # a served model: its own way to answer
+                return self._ask(model)
+            outputs = model({t.name(): t.as_numpy() for t in self._inputs})
             return InferenceResponse([Tensor(name, outputs[name]) for name in self._wanted])
         except Exception as error:
             return InferenceResponse(error=TritonError(str(error)))
+
+    def _ask(self, model: Any) -> InferenceResponse:
+        responses = model.execute([self])
+        return self.sender.result() if responses is None else responses[0]  # type: ignore[no-any-return]
 
 
 def request(inputs: Tensors, **options: Any) -> InferenceRequest:

@@ -87,7 +87,7 @@ def test_json_lines(fake: Fake, files: Path) -> None:
     result = run("recognize", "a.png", "blank.png", "b.png", "--json", "--url", fake.url)
     assert result.exit_code == 1
     a, blank, b = (json.loads(line) for line in result.stdout.splitlines())
-    assert 0 < a.pop("ms") < 10_000
+    assert a.pop("ms") > 0
     assert a == {
         "input": "a.png",
         "latex": "a",
@@ -112,7 +112,7 @@ def test_json_of_a_server_that_is_down(files: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, not listening: refused
         url = f"127.0.0.1:{unused.getsockname()[1]}"
-        result = run("recognize", "a.png", "b.png", "--json", "--url", url, "--timeout", "2")
+        result = run("recognize", "a.png", "b.png", "--json", "--url", url)
     assert result.exit_code == 1
     for line, name in zip(result.stdout.splitlines(), ("a.png", "b.png"), strict=True):
         document = json.loads(line)

@@ -9,9 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +37,22 @@ from hmer.score import compare
 from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
 from model_repository.server import EmbeddedServer
-from tests.e2e_fixtures import ANY_PORTS, SHIPPED, need_embedded, serve
+from tests.e2e_fixtures import (
+    ANY_PORTS,
+    SHIPPED,
+    Raw,
+    metrics,
+    need_embedded,
+    picture,
+    serve,
+    wait_for,
+)
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = sorted((ROOT / "client" / "samples").glob("*.inkml"))[:6]
 LONG = 100_000  # tokens: an answer that takes longer than any test waits
-
-
-def picture(seed: int) -> bytes:
-    """Random strokes; the seed also sets the size."""
-    rng = np.random.default_rng(seed)
-    page = np.full((110 + 20 * (seed % 3), 100 + 45 * (seed % 7)), 255, np.uint8)
-    for _ in range(3 + seed % 3):
-        points = rng.integers(12, np.array(page.shape[::-1]) - 12, (5, 2)).tolist()
-        for start, end in pairwise(points):
-            cv2.line(page, start, end, (0,), 3)
-    return cv2.imencode(".jpg" if seed % 4 == 3 else ".png", page)[1].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -101,65 +97,6 @@ def agree(expected: Recognition, found: Recognition | HmerError) -> None:
     assert isinstance(found, Recognition), found
     assert (found.tokens, found.latex) == (expected.tokens, expected.latex)
     assert found.score == pytest.approx(expected.score, rel=1e-3, abs=1e-6)
-
-
-def metrics(server: EmbeddedServer) -> dict[str, float]:
-    with urllib.request.urlopen(server.endpoints.metrics, timeout=5) as page:
-        lines = page.read().decode("utf-8").splitlines()
-    return {
-        line.split("{")[0]: float(line.rsplit(" ", 1)[1])
-        for line in lines
-        if line.startswith("hmer_decode_")
-    }
-
-
-def wait_for(server: EmbeddedServer, **wanted: float) -> None:
-    """Until the server's metrics (published once a second) have these values."""
-    deadline = time.monotonic() + 10
-    while True:
-        found = metrics(server)
-        values = {name: found.get(f"hmer_decode_{name}") for name in wanted}
-        if values == wanted:
-            return
-        assert time.monotonic() < deadline, f"{values}, not {wanted}"
-        time.sleep(0.1)
-
-
-class Raw:
-    """Requests below the client: parameters, cancellation, other models."""
-
-    def __init__(self, server: EmbeddedServer) -> None:
-        self.grpc: Any = pytest.importorskip("tritonclient.grpc")
-        self.client = self.grpc.InferenceServerClient(server.endpoints.grpc)
-
-    def tensors(self, **arrays: Any) -> list[Any]:
-        types = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32", "object": "BYTES"}
-        result = []
-        for name, values in arrays.items():
-            tensor = self.grpc.InferInput(name, values.shape, types[str(values.dtype)])
-            tensor.set_data_from_numpy(values)
-            result.append(tensor)
-        return result
-
-    def recognize(self, rows: list[bytes], **options: Any) -> list[tuple[str, ...]]:
-        """The tokens of every row of one request."""
-        rows_tensor = np.array([[row] for row in rows], dtype=np.object_)
-        try:
-            result = self.client.infer("recognize", self.tensors(input=rows_tensor), **options)
-        except self.grpc.InferenceServerException as error:
-            raise from_wire(error.message()) from None
-        return [tuple(row.decode().split()) for row in result.as_numpy("tokens")[:, 0]]
-
-    def features(self, data: bytes) -> list[Any]:
-        """The inputs of ``decode``."""
-        row = np.array([[data]], dtype=np.object_)
-        prepared = self.client.infer("preprocess", self.tensors(input=row))
-        encoded = self.client.infer(
-            "encoder",
-            self.tensors(image=prepared.as_numpy("image"), size=prepared.as_numpy("size")),
-        )
-        names = ("values", "keys", "feature_size", "state")
-        return self.tensors(**{name: encoded.as_numpy(name) for name in names})
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

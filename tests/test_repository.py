@@ -38,7 +38,14 @@ from hmer.errors import (
     VocabularyMismatch,
 )
 from hmer.preprocess import PreprocessSettings
-from hmer.serving import DecodeParameters, GraphParameters, from_strings, to_strings
+from hmer.serving import (
+    MAX_WORKERS,
+    DecodeParameters,
+    GraphParameters,
+    RecognizeParameters,
+    from_strings,
+    to_strings,
+)
 from hmer.vocab import Vocabulary
 from model_repository.repository import open_repository
 
@@ -97,18 +104,19 @@ def test_every_config_reads_back_and_agrees_with_the_contract(host: str, target:
 
 
 @pytest.mark.parametrize(("host", "target"), COMBINATIONS)
-def test_the_ensemble_ties_every_tensor_once(host: str, target: str) -> None:
-    configs = model_configs(SIZES, RepositoryOptions(host, target))
-    steps = configs["recognize"].ensemble_scheduling.step
-    assert [step.model_name for step in steps] == ["preprocess", "encoder", "decode"]
-    known = {tensor.name for tensor in configs["recognize"].input}
-    for step in steps:
-        model = configs[step.model_name]
-        assert set(step.input_map) == {tensor.name for tensor in model.input}
-        assert set(step.input_map.values()) <= known
-        assert model.max_batch_size >= configs["recognize"].max_batch_size
-        known |= set(step.output_map.values())
-    assert {tensor.name for tensor in configs["recognize"].output} <= known
+def test_the_two_that_recognize(host: str, target: str) -> None:
+    configs = model_configs(SIZES, RepositoryOptions(host, target, max_queue=7, max_tokens=9))
+    for name, streams in (("recognize", False), ("recognize_stream", True)):
+        config = from_text(to_text(configs[name]))
+        assert config.backend == "python"
+        assert config.model_transaction_policy.decoupled == streams
+        values = {key: p.string_value for key, p in config.parameters.items()}
+        parameters = from_strings(RecognizeParameters, values)
+        assert (parameters.max_queue, parameters.max_tokens) == (7, 9)
+        # Each request under way is a call that another model waits for.
+        assert parameters.workers <= MAX_WORKERS
+    assert configs["encoder"].max_batch_size >= configs["recognize"].max_batch_size
+    assert configs["decode"].max_batch_size >= configs["recognize"].max_batch_size
 
 
 @pytest.mark.parametrize(
@@ -167,7 +175,7 @@ def test_parameters_survive_the_text() -> None:
     assert from_strings(DecodeParameters, read("decode")) == DecodeParameters(
         step="bls", slots=3, max_queue=5, max_tokens=7
     )
-    assert from_strings(GraphParameters, read("encoder")) == GraphParameters(threads=2)
+    assert from_strings(GraphParameters, read("encoder")) == GraphParameters(threads=2, max_queue=5)
     assert from_strings(GraphParameters, read("decoder_step")) == GraphParameters(threads=1)
     with pytest.raises(BadParameter, match="slots is 'many'"):
         from_strings(DecodeParameters, {**to_strings(DecodeParameters()), "slots": "many"})
@@ -200,11 +208,12 @@ def test_layout(bundle: Path, tmp_path: Path) -> None:
     assert result.missing == ()
     # Triton takes every folder beside the models for a model.
     assert {path.name for path in (output / "models").iterdir()} == set(result.models)
-    assert set(result.models) == {"recognize", "preprocess", "encoder", "decoder_step", "decode"}
+    graphs = {"encoder", "decoder_step", "decode"}
+    assert set(result.models) == {"recognize", "recognize_stream", "preprocess"} | graphs
     for name in result.models:
         config = from_text((output / "models" / name / "config.pbtxt").read_text(encoding="utf-8"))
         assert config.name == name
-        assert (output / "models" / name / "1" / "model.py").is_file() == (name != "recognize")
+        assert (output / "models" / name / "1" / "model.py").is_file()
     assert (output / "bundle" / BUNDLE_FILE).read_bytes() == (bundle / BUNDLE_FILE).read_bytes()
     assert (output / "lib" / "model_repository" / "decode" / "model.py").is_file()
     assert (output / "lib" / "hmer" / "decode.py").is_file()

@@ -1,103 +1,106 @@
-"""What the scheduler counts, on Triton's own metrics page.
+"""What the served models count, on Triton's own metrics page.
 
-``execute`` takes requests off Triton's queue at once, so its queue metrics say nothing about
-this model; these do.
+``execute`` takes requests off Triton's queue at once, so its queue metrics say nothing about these
+models; these do. All carry the labels ``model`` and ``version``. Those of ``decode`` count formulas
+(rows), those of ``recognize`` and ``recognize_stream`` requests; durations are histograms
+(``_bucket`` with ``le``, ``_sum``, ``_count``).
+
+=============================================  =========  ==========================================
+metric                                         kind       what it tells
+=============================================  =========  ==========================================
+hmer_decode_accepted_total                     counter    formulas taken into the queue
+hmer_decode_rejected_total                     counter    formulas refused, the queue was full
+hmer_decode_completed_total                    counter    formulas decoded
+hmer_decode_cancelled_total                    counter    formulas whose client went away
+hmer_decode_deadline_total                     counter    formulas whose time was up
+hmer_decode_failed_total                       counter    formulas that failed in the decoder
+hmer_decode_steps_total                        counter    calls of the step
+hmer_decode_rows_total                         counter    occupied slots, summed over the steps
+hmer_decode_tokens_total                       counter    tokens decoded for answers
+hmer_decode_wasted_total                       counter    tokens computed after a formula's end
+hmer_decode_slots                              gauge      formulas that can be decoded at a time
+hmer_decode_slots_in_use                       gauge      formulas being decoded
+hmer_decode_queue_length                       gauge      formulas waiting for a slot
+hmer_decode_queue_seconds                      histogram  from arrival in the decoder to a slot
+hmer_decode_decode_seconds                     histogram  from the slot to the end
+hmer_decode_first_token_seconds                histogram  from arrival to the first tokens
+hmer_recognize_received_total                  counter    requests that came, without cached ones
+hmer_recognize_rejected_total                  counter    requests refused, the queue was full
+hmer_recognize_completed_total                 counter    requests answered
+hmer_recognize_cancelled_total                 counter    requests whose client went away
+hmer_recognize_deadline_total                  counter    requests whose time was up
+hmer_recognize_bad_input_total                 counter    requests at fault themselves
+hmer_recognize_failed_total                    counter    requests that failed on the server
+hmer_recognize_cache_hits_total                counter    requests answered from the cache
+hmer_recognize_cache_misses_total              counter    requests that were not in the cache
+hmer_recognize_cache_bytes                     gauge      memory that the cache takes
+hmer_recognize_workers                         gauge      requests that can be under way
+hmer_recognize_workers_in_use                  gauge      requests under way
+hmer_recognize_queue_length                    gauge      requests waiting for that
+hmer_recognize_queue_seconds                   histogram  from arrival to setting out
+hmer_recognize_request_seconds                 histogram  from arrival to the answer
+hmer_recognize_first_token_seconds             histogram  from arrival to a stream's first token
+=============================================  =========  ==========================================
 """
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 
-import triton_python_backend_utils as pb_utils
-
-from hmer.decode import Stats
-
-_log = logging.getLogger(__name__)
-
-PERIOD_S = 1.0
-
-# Field of `Stats` -> what it tells. Counters end in _total, as Prometheus wants it.
-COUNTERS = {
-    "accepted": "Formulas taken into the decoder's queue",
-    "rejected": "Formulas refused because the queue was full",
-    "completed": "Formulas decoded",
-    "cancelled": "Formulas whose client went away",
-    "deadline": "Formulas whose time was up",
-    "failed": "Formulas that failed in the decoder",
-    "steps": "Calls of the step function",
-    "rows": "Occupied slots, summed over the steps",
-    "tokens": "Tokens decoded for answers",
-    "wasted": "Tokens computed after their formula had ended",
-}
-GAUGES = {
-    "slots": "Formulas that can be decoded at the same time",
-    "slots_in_use": "Formulas being decoded",
-    "queue_length": "Formulas waiting for a slot",
-}
+from hmer.decode import Outcome, Stats
+from model_repository.publisher import PERIOD_S, Histogram, MetricSpec, Publisher, Value
 
 
-class DecodeMetrics:
-    """Publishes a scheduler's ``stats`` once a second while entered as a context."""
+def _specs(prefix: str) -> tuple[MetricSpec, ...]:
+    """The rows of this module's table that begin with ``prefix``."""
+    rows = re.findall(rf"^{prefix}_(\w+) +(\w+) +(.*)$", __doc__ or "", re.MULTILINE)
+    return tuple(MetricSpec(name, text.strip(), kind) for name, kind, text in rows)
 
-    def __init__(self, stats: Callable[[], Stats], period: float = PERIOD_S) -> None:
-        self._stats = stats
-        self._period = period
-        self._metrics: dict[str, Any] = {}
-        self._families: list[Any] = []  # a family must outlive its metrics
-        self._seen = Stats()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="hmer-metrics", daemon=True)
 
-    def __enter__(self) -> DecodeMetrics:
-        try:
-            for name, text in COUNTERS.items():
-                self._add(name, f"hmer_decode_{name}_total", text, pb_utils.MetricFamily.COUNTER)
-            for name, text in GAUGES.items():
-                self._add(name, f"hmer_decode_{name}", text, pb_utils.MetricFamily.GAUGE)
-        except Exception:  # a server without metrics serves all the same
-            _log.warning("This server publishes no custom metrics.", exc_info=True)
-            self._metrics.clear()
-            return self
-        self._thread.start()
-        return self
+DECODE, RECOGNIZE = "hmer_decode", "hmer_recognize"
 
-    def _add(self, field: str, name: str, text: str, kind: Any) -> None:
-        family = pb_utils.MetricFamily(name=name, description=text, kind=kind)
-        self._families.append(family)
-        self._metrics[field] = family.Metric(labels={"model": "decode"})
 
-    def publish(self) -> None:
-        """Bring every metric up to date."""
-        stats = self._stats()
-        for name, metric in self._metrics.items():
-            value, seen = getattr(stats, name), getattr(self._seen, name)
-            if name in GAUGES:
-                if value != seen:
-                    metric.set(value)
-            elif value > seen:
-                metric.increment(value - seen)
-        self._seen = stats
+@dataclass
+class Durations:
+    """How long formulas took, in seconds."""
 
-    def _loop(self) -> None:
-        while not self._stop.wait(self._period):
-            try:
-                self.publish()
-            except Exception:
-                _log.exception("The decoder's metrics are no longer published.")
-                return
+    queue: Histogram = field(default_factory=Histogram)
+    decode: Histogram = field(default_factory=Histogram)
+    first_token: Histogram = field(default_factory=Histogram)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._metrics.clear()
-        self._families.clear()
+    def ended(self, outcome: Outcome) -> None:
+        """Count a formula that was answered."""
+        self.queue.observe(outcome.queued_s)
+        if outcome.error is None:
+            self.decode.observe(outcome.decode_s)
+
+
+def decode_metrics(
+    stats: Callable[[], Stats], durations: Durations, version: str, period: float = PERIOD_S
+) -> Publisher:
+    """What publishes a scheduler's ``stats`` and ``durations``."""
+
+    def values() -> Mapping[str, Value]:
+        counts = asdict(stats())
+        found: dict[str, Value] = {
+            "queue_seconds": durations.queue,
+            "decode_seconds": durations.decode,
+            "first_token_seconds": durations.first_token,
+        }
+        for spec in specs:
+            if spec.name not in found:
+                found[spec.name] = counts[spec.name.removesuffix("_total")]
+        return found
+
+    specs = _specs(DECODE)
+    return Publisher(DECODE, {"model": "decode", "version": version}, specs, values, period)
+
+
+def recognize_metrics(
+    values: Callable[[], Mapping[str, Value]], model: str, version: str, period: float = PERIOD_S
+) -> Publisher:
+    """What publishes a front's ``values``, by the names in the table."""
+    labels = {"model": model, "version": version}
+    return Publisher(RECOGNIZE, labels, _specs(RECOGNIZE), values, period)

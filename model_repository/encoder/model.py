@@ -1,14 +1,90 @@
-"""Padded images to the decoder's memory: the encoder's graph."""
+"""Padded images to the decoder's memory: the encoder's graph, with a queue of its own."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
 from hmer.bundle import ENCODER_FILE
-from hmer.contract import ENCODER
+from hmer.contract import ENCODER, IMAGE, SIZE
+from hmer.encoding import EncodeJob, EncodeQueue, Tensors
+from hmer.errors import HmerError, InferenceFailed
+from hmer.runtime import ONNXRUNTIME, thread_count
+from hmer.serving import GraphParameters
 from model_repository.graph import GraphModel
+from model_repository.triton import (
+    Request,
+    Response,
+    array,
+    error_response,
+    model_parameters,
+    response,
+)
+
+MAX_WORKERS = 4  # more share the same cores, and each has activations in memory
 
 
 class TritonPythonModel(GraphModel):
-    """``image``, ``size`` to ``values``, ``keys``, ``feature_size`` and ``state``."""
+    """``image``, ``size`` to ``values``, ``keys``, ``feature_size`` and ``state``.
+
+    With ``max_queue`` it takes requests off Triton's queue at once and chooses among them
+    (``hmer.encoding``), and answers each through its own sender; without, in Triton's batches.
+    """
 
     model = ENCODER
     file = ENCODER_FILE
+
+    queue: EncodeQueue | None = None
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the graph, and start the workers."""
+        super().initialize(args)
+        parameters = model_parameters(args, GraphParameters)
+        if parameters.max_queue:
+            workers = min(thread_count(parameters.threads), MAX_WORKERS)
+            if parameters.target != ONNXRUNTIME:
+                workers = 1  # calls of an OpenVINO runner take turns
+            self.queue = EncodeQueue(self._infer, workers=workers, max_queue=parameters.max_queue)
+            self.queue.start()
+
+    def execute(self, requests: list[Request]) -> list[Response] | None:  # type: ignore[override]
+        """Enqueue; the responses go out from the workers."""
+        if self.queue is None:
+            return super().execute(requests)
+        for request in requests:
+            _enqueue(request, self.queue)
+        return None
+
+    def finalize(self) -> None:
+        """Stop the workers, and free the graph."""
+        if self.queue is not None:
+            self.queue.stop()
+        super().finalize()
+
+
+def _enqueue(request: Request, queue: EncodeQueue) -> None:
+    send = partial(_send, request.get_response_sender())
+    try:
+        timeout = int(request.timeout())  # in microseconds; 0: none
+        queue.submit(
+            EncodeJob(
+                # Copies, for the memory is Triton's.
+                array(request, IMAGE.name).copy(),
+                array(request, SIZE.name).copy(),
+                send,
+                time.monotonic() + timeout * 1e-6 if timeout > 0 else None,
+            )
+        )
+    except HmerError as error:
+        send(error)
+    except Exception as error:
+        send(InferenceFailed(f"The request cannot be read: {type(error).__name__}: {error}"))
+
+
+def _send(sender: Any, result: Tensors | HmerError) -> None:
+    message = error_response(result) if isinstance(result, HmerError) else response(result)
+    sender.send(message, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

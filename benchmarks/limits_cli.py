@@ -1,0 +1,92 @@
+"""``hmer-bench limits``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.inputs import gather
+from benchmarks.limits import measure, tables
+from benchmarks.machine import describe, machine
+from benchmarks.options import input_options, result_options
+from benchmarks.output import check_folder, write_json
+from benchmarks.repositories import Chosen
+from hmer.bundle import GRAPHS, load_bundle
+from hmer.console import sentences
+
+
+@click.command()
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    default=Path("hmer/pretrained"),
+    show_default=True,
+    help="The exported bundle.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["onnxruntime", "openvino"]),
+    default="onnxruntime",
+    show_default=True,
+    help="The runtime of encoder and step.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the encoder; bf16 with the target openvino.",
+)
+@input_options
+@result_options
+@sentences
+def limits(
+    bundle: Path,
+    target: str,
+    precision: str,
+    data: Path | None,
+    form: str,
+    limit: int | None,
+    output: Path | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    """What the machine can do, what encoder and step need of it, and what they take.
+
+    Operations and bytes are counted from the graphs; peaks are the best of several sizes and
+    runtimes. Run nothing else meanwhile.
+
+    \b
+    Examples:
+      hmer-bench limits --target openvino
+      hmer-bench limits --data test_2014.jsonl.gz --limit 16 --json
+    """
+    check_folder(output, "figures")
+    loaded = load_bundle(bundle, GRAPHS)
+    inputs = [e.data for e in gather(data, form, limit or 16)]
+    about = machine()
+    found = measure(
+        loaded,
+        Chosen(target, target, precision),
+        inputs,
+        say=lambda line: click.echo(line, err=True),
+    )
+    report: dict[str, Any] = {
+        "benchmark": "limits",
+        "machine": about,
+        "data": data.name if data else "samples",
+        **found,
+    }
+    if output is not None:
+        write_json(output, report, "figures")
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    for table in tables(found):
+        click.echo((table.markdown() if markdown else table.text()) + "\n")
+    click.echo(f"The encoder's limit: {found['encoder']['against']}.")
+    click.echo(f"The step's limit: {found['step']['against']}.")
+    click.echo(describe(about))

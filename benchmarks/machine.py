@@ -1,0 +1,74 @@
+"""What a measurement was made on: without it a figure cannot be compared with another."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hmer import __version__
+from hmer.runtime import thread_count
+
+PACKAGES = (
+    *("numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch"),
+    *("nvidia-pytriton", "tritonclient", "grpcio"),
+)
+# What decides how fast a CPU computes convolutions, in the kernel's words.
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def machine() -> dict[str, Any]:
+    """CPU, memory, load and versions, for JSON."""
+    info = _cpu_info()
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    return {
+        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cpus": thread_count(0),
+        "features": [feature for feature in _FEATURES if feature in flags],
+        "memory_gb": _memory_gb(),
+        "load_before": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {"hmer": __version__, **versions()},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def versions() -> dict[str, str]:
+    """The installed ones of ``PACKAGES``."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(found: dict[str, Any]) -> str:
+    """``machine`` in one line."""
+    with_ = f" ({', '.join(found['features'])})" if found["features"] else ""
+    shown = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"{found['cpu']}, {found['cpus']} CPUs{with_}, {found['memory_gb']:.0f} GB; "
+        f"Python {found['python']}, {shown}"
+    )
+
+
+def _cpu_info() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _memory_gb() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (ValueError, OSError):
+        return 0.0

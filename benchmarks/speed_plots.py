@@ -1,0 +1,149 @@
+"""The plots of a speed report, as SVG text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from benchmarks.latency import STAGES
+from hmer.errors import MissingDependency
+
+Axes = Any  # matplotlib's
+
+
+def _drawn(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    try:
+        matplotlib = import_module("matplotlib")
+        figures = import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingDependency(
+            "The plots are drawn with matplotlib. Install it with: pip install 'hmer[report]'"
+        ) from error
+    # Equal figures give equal files: no date, no random ids.
+    with matplotlib.rc_context({"svg.hashsalt": "hmer", "svg.fonttype": "none"}):
+        figure = figures.Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def contenders(report: Mapping[str, Any], key: str, label: str) -> str:
+    """Bars of ``key`` (a spread) of every contender, with the quartiles of the rounds."""
+    rows = [(one["title"], one[key]) for one in report["contenders"].values() if one[key]]
+    bare = report["in_process"].get(key)
+    if bare:
+        rows.append(("in process, without Triton", bare))
+
+    def draw(axes: Axes) -> None:
+        names = [name for name, _ in rows]
+        medians = [found["median"] for _, found in rows]
+        errors = [
+            [found["median"] - found["q1"] for _, found in rows],
+            [found["q3"] - found["median"] for _, found in rows],
+        ]
+        ours = [name.startswith("ours") for name in names]
+        colours = ["C0" if own else "0.65" for own in ours]
+        axes.barh(names, medians, xerr=errors, capsize=3, color=colours)
+        axes.invert_yaxis()
+        axes.set(xlabel=f"{label}, median and quartiles of {report['rounds']} rounds")
+
+    return _drawn(draw, (7.5, 0.45 * len(rows) + 1.0))
+
+
+def load_curve(levels: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """Latency percentiles over throughput of the levels of a ``kind``, each level named."""
+    chosen = [
+        level
+        for level in levels
+        if level["kind"] == kind and level["latency_ms"]["p50"] is not None
+    ]
+
+    def draw(axes: Axes) -> None:
+        x = [level["throughput"] for level in chosen]
+        for percentile in ("p50", "p95", "p99"):
+            y = [level["latency_ms"][percentile] for level in chosen]
+            axes.plot(x, y, marker="o", linewidth=1.5, label=percentile)
+        for level, at in zip(chosen, x, strict=True):
+            axes.annotate(
+                f"{level['level']:g}",
+                (at, level["latency_ms"]["p99"]),
+                textcoords="offset points",
+                xytext=(4, 4),
+                fontsize="small",
+            )
+        at_points = "requests under way" if kind == "closed" else "requests a second offered"
+        axes.set(
+            xlabel=f"answers a second (at the points: {at_points})",
+            ylabel="latency, ms",
+            ylim=(0, None),
+        )
+        axes.legend()
+
+    return _drawn(draw, (6.5, 4.0))
+
+
+def stages(paths: Mapping[str, Mapping[str, Any]]) -> str:
+    """Stacked bars: where the mean time of a request goes on each path."""
+    known = {name: path["stages_ms"] for name, path in paths.items() if path["stages_ms"]}
+
+    def draw(axes: Axes) -> None:
+        left = [0.0] * len(known)
+        for stage in STAGES:
+            widths = [max(0.0, found.get(stage, 0.0)) for found in known.values()]
+            if any(widths):
+                axes.barh(list(known), widths, left=left, label=stage)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        axes.invert_yaxis()
+        axes.set(xlabel="mean milliseconds of a request, one at a time")
+        axes.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+
+    return _drawn(draw, (7.5, 0.5 * len(known) + 1.8))
+
+
+def by_length(series: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """p50 over the number of tokens of the answer, a line for each of ``series``."""
+    names = list(dict.fromkeys(length for found in series.values() for length in found))
+    names.sort(key=lambda name: int(name.lstrip(">=").partition("-")[0]))
+
+    def draw(axes: Axes) -> None:
+        for name, found in series.items():
+            there = [length for length in names if length in found]
+            x = [names.index(length) for length in there]
+            axes.plot(x, [found[length]["p50"] for length in there], marker="o", label=name)
+        axes.set_xticks(range(len(names)), names)
+        axes.set(xlabel="tokens of the answer", ylabel="p50, ms", ylim=(0, None))
+        axes.legend(fontsize="small")
+
+    return _drawn(draw, (6.5, 3.8))
+
+
+def limits(found: Mapping[str, Any]) -> str:
+    """Measured time beside the time that the limit allows."""
+    encoder, step = found["encoder"], found["step"]
+    rows = [("encoder, a picture", encoder["ms"], encoder["limit_ms"])] + [
+        (f"step, {batch['rows']} rows", batch["ms"], batch["weights_ms"])
+        for batch in step["batches"]
+    ]
+
+    def draw(axes: Axes) -> None:
+        places = range(len(rows))
+        axes.barh([p - 0.2 for p in places], [r[1] for r in rows], height=0.4, label="measured")
+        axes.barh(
+            [p + 0.2 for p in places],
+            [r[2] for r in rows],
+            height=0.4,
+            label="limit: FLOPs at the convolution's peak, or weights at the memory's bandwidth",
+        )
+        axes.set_yticks(places, [r[0] for r in rows])
+        axes.invert_yaxis()
+        axes.set(xlabel="milliseconds a call")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.4, -0.25))
+
+    return _drawn(draw, (7.0, 0.5 * len(rows) + 1.6))

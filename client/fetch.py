@@ -1,0 +1,54 @@
+"""Inputs from the web, by HTTP(S)."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from typing import IO
+from urllib.parse import quote, urlsplit
+
+from client.inputs import MAX_BYTES, checked
+from hmer.errors import MissingInput
+
+FETCH_TIMEOUT = 30.0  # seconds without a byte
+
+
+def is_url(name: str) -> bool:
+    """Whether an input's name is an address to fetch."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """A page may send elsewhere, but not to other protocols."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not is_url(newurl):
+            fp.close()
+            raise urllib.error.URLError(f"it leads to {urlsplit(newurl).scheme}:")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch(url: str, timeout: float = FETCH_TIMEOUT) -> bytes:
+    """What lies at ``url``. Raises ``MissingInput``, ``EmptyInput`` or ``ImageTooLarge``."""
+    opener = urllib.request.build_opener(_Redirects)
+    opener.addheaders = [("User-Agent", "hmer-client"), ("Accept", "image/*, */*")]
+    try:
+        with opener.open(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), timeout=timeout) as response:
+            return checked(response.read(MAX_BYTES + 1), url)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise MissingInput(f"{url} cannot be fetched: {error.code} {error.reason}.") from None
+    except urllib.error.URLError as error:
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise MissingInput(f"{url} cannot be fetched: {str(reason).rstrip('.')}.") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MissingInput(f"{url} cannot be fetched: {error or type(error).__name__}.") from None

@@ -1,0 +1,80 @@
+"""The life cycle of ``recognize`` and ``recognize_stream``: load, hand requests on, stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from hmer.bundle import Bundle
+from hmer.errors import HmerError, InferenceFailed
+from hmer.serving import CACHE_VARIABLE, RecognizeParameters, cache_bytes
+from model_repository.decode.metrics import recognize_metrics
+from model_repository.recognize.cache import AnswerCache
+from model_repository.recognize.front import Front
+from model_repository.recognize.job import job_of
+from model_repository.recognize.road import Road
+from model_repository.triton import (
+    Request,
+    error_response,
+    model_bundle,
+    model_parameters,
+    model_version,
+    refuse,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class TritonPythonModel:
+    """``input`` bytes (B, 1) to the answer; a decoupled model sends the tokens before it."""
+
+    bundle: Bundle
+    front: Front
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Read the bundle and start the threads."""
+        self._resources = ExitStack()
+        config = json.loads(args["model_config"])
+        self._stream = bool(config.get("model_transaction_policy", {}).get("decoupled"))
+        try:
+            parameters = model_parameters(args, RecognizeParameters)
+            self.bundle = model_bundle(args, parameters.bundle)
+            self._limit = parameters.max_tokens
+            version = model_version(args)
+            cache = AnswerCache(cache_bytes(os.environ.get(CACHE_VARIABLE, "0")))
+            road = Road(self.bundle.preprocess, self.bundle.sizes, version)
+            self.front = Front(road, cache, parameters.workers, parameters.max_queue)
+        except HmerError as error:
+            refuse(error)
+        self._resources.callback(self.front.close)
+        self._resources.enter_context(
+            recognize_metrics(self.front.values, config["name"], str(version))
+        )
+
+    def execute(self, requests: list[Request]) -> None:
+        """Queue; the responses go out from other threads."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self.front.submit(
+                    job_of(request, sender, self.bundle.vocabulary, self._limit, self._stream)
+                )
+            except Exception as error:
+                self._refuse(sender, error)
+
+    def _refuse(self, sender: Any, error: Exception) -> None:
+        if not isinstance(error, HmerError):
+            _log.exception("A request could not be read.")
+            error = InferenceFailed(f"The request cannot be read: {type(error).__name__}: {error}")
+        self.front.stats.failed(error)
+        sender.send(error_response(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def finalize(self) -> None:
+        """Stop; requests under way are answered with an error."""
+        self._resources.close()

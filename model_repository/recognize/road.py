@@ -1,0 +1,104 @@
+"""One request's way: preprocess, ``encoder``, ``decode``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from hmer import contract
+from hmer.contract import Sizes
+from hmer.preprocess import PreprocessSettings, decode, prepare, to_batch
+from hmer.serving import REPLY
+from model_repository.bls import call
+from model_repository.recognize.cache import Answer
+from model_repository.recognize.job import Job
+from model_repository.reply import ReplyListener
+
+_TAKEN_HERE = ("encoding", "timeout", REPLY)
+
+
+class Road:
+    """Takes jobs from bytes to their answers, one in each thread that calls.
+
+    ``version``: of the models that are called, the caller's own, so that a new version beside the
+    old one has its own encoder and decoder.
+    """
+
+    def __init__(self, settings: PreprocessSettings, sizes: Sizes, version: int) -> None:
+        self._settings, self._version = settings, version
+        specs = contract.models(sizes)
+        self._encoder, self._decode = specs[contract.ENCODER], specs[contract.DECODE]
+        self._replies = ReplyListener()
+        # Reading one picture at a time is as fast as all at once, and the first is done earlier.
+        self._reading = threading.Semaphore(2)
+
+    def go(self, job: Job, remaining_us: int) -> Answer | None:
+        """The answer, ``None`` if nobody waits for it any more. Raises an ``HmerError``.
+
+        ``remaining_us``: the time left, 0 for any.
+        """
+        with self._reading:
+            image, size = to_batch(self._read(job))
+        if job.answered:
+            return None
+        fed = [
+            pb_utils.Tensor(contract.IMAGE.name, image),
+            pb_utils.Tensor(contract.SIZE.name, size),
+        ]
+        names = [tensor.name for tensor in self._encoder.outputs]
+        encoded = call(contract.ENCODER, fed, names, version=self._version,
+                       timeout_us=remaining_us)  # fmt: skip
+        if job.answered:
+            return None
+        # The tensors as they are: they may lie on the GPU, and are copied once less.
+        return self._ask(job, [encoded[name] for name in names], remaining_us)
+
+    def _read(self, job: Job) -> Sequence[Any]:
+        images = []
+        for row in job.rows:
+            prepared = prepare(decode(row), self._settings)
+            images.append(prepared.image)
+        if job.parameters.attention:
+            (left, top), scale, margin = prepared.origin, prepared.scale, prepared.margin
+            height, width = prepared.image.shape
+            job.box = tuple(
+                (edge - margin) / scale + origin
+                for edge, origin in ((0, left), (0, top), (width, left), (height, top))
+            )
+        return images
+
+    def _ask(self, job: Job, encoded: list[Any], remaining_us: int) -> Answer | None:
+        ticket = self._replies.expect(job.tokens)
+        parameters = {n: v for n, v in job.passed_on.items() if n not in _TAKEN_HERE}
+        parameters[REPLY] = ("+" if job.stream else "-") + self._replies.address(ticket)
+        job.ticket = ticket
+        if job.answered:  # since: whoever answered saw no ticket to cancel
+            return None
+        outputs = call(
+            contract.DECODE,
+            encoded,
+            [tensor.name for tensor in self._decode.outputs],
+            version=self._version,
+            parameters=parameters,
+            timeout_us=remaining_us,
+        )
+        # Copies: the arrays lie in memory of the response, which goes.
+        return Answer({name: np.array(tensor.as_numpy()) for name, tensor in outputs.items()})
+
+    def cancel(self, job: Job) -> None:
+        """Free what ``decode`` holds for ``job``."""
+        if (ticket := job.ticket) is not None:
+            self._replies.cancel(ticket)
+
+    def done(self, job: Job) -> None:
+        """``job`` was answered: nothing more is expected for it."""
+        if (ticket := job.ticket) is not None:
+            self._replies.forget(ticket)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._replies.close()

@@ -1,0 +1,230 @@
+"""The pad's page in a real headless Chromium."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("starlette", reason="the pad's extra is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from client.local import SHIPPED  # noqa: E402
+from client.pad.backend import LocalBackend, ServerBackend  # noqa: E402
+from client.retry import Retry  # noqa: E402
+from hmer import ink  # noqa: E402
+from hmer.recognizer import LocalRecognizer  # noqa: E402
+from tests.pad_server import FakeBackend, serving  # noqa: E402
+
+SAMPLES = Path(__file__).resolve().parent.parent / "client" / "samples"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: the system's, or playwright's own."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def page(browser: Any, backend: FakeBackend) -> Iterator[Any]:
+    with serving(backend) as url:
+        yield from opened(browser, url)
+
+
+def opened(browser: Any, url: str) -> Iterator[Any]:
+    """The page at ``url``; afterwards it must have had no errors and asked nobody else."""
+    faults: list[str] = []
+    context = browser.new_context(viewport={"width": 1000, "height": 700})
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: strangers(request.url, url, faults))
+    page.goto(url)
+    yield page
+    context.close()
+    assert not faults
+
+
+def strangers(asked: str, url: str, faults: list[str]) -> None:
+    if not asked.startswith((url, "data:", "blob:")):
+        faults.append(f"the page asked {asked}")
+
+
+def write(page: Any, strokes: Sequence[NDArray[Any]]) -> None:
+    """Draw by mouse events, as large as the sheet allows."""
+    box = page.locator("#ink").bounding_box()
+    points = np.concatenate(strokes)
+    low, span = points.min(axis=0), np.ptp(points, axis=0)
+    scale = min((box["width"] - 40) / span[0], (box["height"] - 40) / max(span[1], 1))
+    for stroke in strokes:
+        placed = (stroke - low) * scale + (box["x"] + 20, box["y"] + 20)
+        page.mouse.move(*map(float, placed[0]))
+        page.mouse.down()
+        for point in placed[1:]:
+            page.mouse.move(*map(float, point))
+        page.mouse.up()
+
+
+LINES = [np.array([[0.0, i * 10], [100, i * 10 + 5]]) for i in range(3)]
+
+
+def latex_is(page: Any, expected: str) -> None:
+    sync_api.expect(page.locator("#latex")).to_have_value(expected)
+
+
+def test_drawn_by_mouse(page: Any, backend: FakeBackend) -> None:
+    write(page, LINES[:2])
+    latex_is(page, "x^{2}")
+    assert page.locator("#formula math msup").count() == 1
+    assert page.locator("#sure-text").inner_text() == "Confidence 75 %"
+    assert page.locator("#tokens button").all_inner_texts() == ["x", "^", "{", "2", "}"]
+    data, wanted = backend.asked[0]
+    assert data.startswith(b'{"strokes":[[[')
+    assert wanted == {}
+    page.locator("#choices label").nth(1).click()
+    latex_is(page, "y")
+    assert page.locator("#choices input").count() == 3
+
+
+def test_undo_and_clear_by_keys(page: Any) -> None:
+    write(page, LINES)
+    latex_is(page, "x^{3}")
+    page.keyboard.press("Control+z")
+    latex_is(page, "x^{2}")
+    page.keyboard.press("Escape")
+    sync_api.expect(page.locator("#found")).to_be_hidden()
+    assert page.locator("#formula").inner_text() == ""
+    page.locator("#undo").click()
+    latex_is(page, "x^{2}")
+
+
+def test_earlier_requests_are_cancelled(page: Any, backend: FakeBackend) -> None:
+    backend.delay = 1.0
+    write(page, LINES[:1])
+    page.wait_for_timeout(600)
+    write(page, LINES[1:2])
+    latex_is(page, "x^{2}")
+    assert len(backend.cancelled) == 1
+    assert backend.cancelled[0] == backend.asked[0][0]
+
+
+def test_attention_of_a_token(page: Any) -> None:
+    write(page, LINES[:2])
+    latex_is(page, "x^{2}")
+
+    def inked() -> int:
+        """Pixels with heat in them."""
+        return int(
+            page.locator("#heat").evaluate(
+                "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+                ".filter((v, i) => i % 4 === 3 && v > 0).length"
+            )
+        )
+
+    assert inked() == 0
+    with page.expect_response(lambda response: "attention=true" in response.url):
+        page.locator("#tokens button").first.focus()
+    page.wait_for_timeout(100)
+    assert inked() > 50
+    page.keyboard.press("Tab")
+    assert "lit" in (page.locator("#tokens button").nth(1).get_attribute("class") or "")
+
+
+DROP = """([bytes, name, type]) => {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
+}"""
+
+
+@pytest.mark.parametrize(("form", "kind"), [("PNG", "image/png"), ("TIFF", "image/tiff")])
+def test_a_picture_is_dropped(page: Any, backend: FakeBackend, form: str, kind: str) -> None:
+    picture = np.full((40, 120), 255, np.uint8)
+    picture[10:30, 20:24] = 0
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, form)
+    page.evaluate(DROP, [list(stream.getvalue()), "formula", kind])
+    latex_is(page, "a+b")
+    assert backend.asked[0][0] == stream.getvalue()
+    write(page, LINES[:1])  # begins a new sheet
+    latex_is(page, "x^{1}")
+
+
+def test_what_is_no_picture_is_explained(page: Any) -> None:
+    page.evaluate(DROP, [list(b"no picture"), "notes.txt", "text/plain"])
+    problem = page.locator("#problem")
+    problem.wait_for(state="visible")
+    assert "not a PNG" in problem.inner_text()
+
+
+def test_server_down_shows_a_sentence(browser: Any) -> None:
+    nobody = ServerBackend("127.0.0.1:9", retry=Retry(attempts=1), timeout=5.0)
+    with serving(nobody) as url:
+        for page in opened(browser, url):
+            write(page, LINES[:1])
+            page.locator("#problem").wait_for(state="visible")
+            assert "No server answers at 127.0.0.1:9" in page.locator("#problem").inner_text()
+            assert "No server answers" in page.locator("#server").inner_text()
+
+
+def test_pad_down_shows_a_sentence(browser: Any) -> None:
+    with serving(FakeBackend()) as url:
+        pages = opened(browser, url)
+        page = next(pages)
+    write(page, LINES[:1])
+    page.locator("#problem").wait_for(state="visible")
+    assert "The pad itself does not answer" in page.locator("#problem").inner_text()
+    assert next(pages, None) is None
+
+
+def test_on_a_phone_nothing_overflows(browser: Any, backend: FakeBackend) -> None:
+    with serving(backend) as url:
+        context = browser.new_context(
+            viewport={"width": 360, "height": 740}, has_touch=True, color_scheme="dark"
+        )
+        page = context.new_page()
+        page.goto(url)
+        write(page, LINES[:2])
+        latex_is(page, "x^{2}")
+        page.locator("#choices label").first.wait_for()
+        wide = page.locator("html").evaluate("e => e.scrollWidth - e.clientWidth")
+        assert wide <= 0
+        names = page.locator("button:visible, textarea, input:visible").evaluate_all(
+            "all => all.map(e => (e.textContent || e.labels?.[0]?.textContent || '').trim())"
+        )
+        assert all(names)
+        context.close()
+
+
+def test_the_shipped_network_reads_what_is_drawn(browser: Any) -> None:
+    strokes = ink.parse_inkml((SAMPLES / "pythagoras.inkml").read_bytes()).strokes
+    sent: list[bytes] = []
+    with serving(LocalBackend(threads=1)) as url:
+        for page in opened(browser, url):
+            page.on("request", lambda request: sent.append(request.post_data_buffer))
+            write(page, strokes)
+            page.locator("#found").wait_for(state="visible")
+            shown = page.locator("#latex").input_value()
+    with LocalRecognizer(SHIPPED, threads=1) as recogniser:
+        assert shown == recogniser.recognize(sent[0]).latex
+    assert len(ink.parse_strokes(sent[0]).strokes) == len(strokes)
