@@ -66,11 +66,18 @@ def mend(gray: Gray) -> Mended:
 
 def _signed(gray: Gray) -> tuple[Levels, float] | None:
     """Differences from the paper's level, ink positive, and the greatest; None for none."""
-    levels = gray.astype(np.float32) - np.float32(np.median(gray))
+    levels = gray.astype(np.float32) - np.float32(median_level(gray))
     if float(levels.sum(dtype=np.float64)) < 0:
         levels = -levels
     peak = float(levels.max())
     return (levels, peak) if peak >= _LEAST_CONTRAST else None
+
+
+def median_level(gray: Gray) -> float:
+    """``np.median`` of uint8 levels, by their histogram: ten times faster on a large picture."""
+    below = np.cumsum(np.bincount(gray.ravel(), minlength=256))
+    middle = np.searchsorted(below, ((gray.size - 1) // 2, gray.size // 2), side="right")
+    return float(middle.mean())
 
 
 def _is_dirty(levels: Levels, peak: float) -> bool:
@@ -163,14 +170,21 @@ def _rules(levels: Levels) -> Levels:
 
     Fainter than ink, and at both ends of the row as in its middle: a fraction bar is not.
     """
-    end = max(2, levels.shape[1] // 50)
+    low, high = _RULE
+    height, width = levels.shape
+    found = np.zeros(height, np.float32)
+    # Medians are slow. One is above the lowest level only where half of the pixels are.
+    rows = np.flatnonzero(2 * np.count_nonzero(levels > low, axis=1) >= width)
+    if not len(rows):
+        return found
+    levels, end = levels[rows], max(2, width // 50)
     middle = np.median(levels, axis=1)
     left, right = np.median(levels[:, :end], axis=1), np.median(levels[:, -end:], axis=1)
-    low, high = _RULE
     is_rule = (middle > low) & (middle < high)
     for side in (left, right):
         is_rule &= np.abs(side - middle) < 0.5 * middle
-    return np.where(is_rule, middle, 0.0).astype(np.float32)
+    found[rows] = np.where(is_rule, middle, 0.0)
+    return found
 
 
 def _steep(levels: Levels) -> Levels:

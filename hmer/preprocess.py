@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hmer import ink
 from hmer.errors import BlankImage, EmptyInput, ImageTooLarge, ImageTooSmall, UnreadableImage
-from hmer.paper import gray_of_colours, mend
+from hmer.paper import gray_of_colours, median_level, mend
 from hmer.preprocess_settings import PreprocessSettings as PreprocessSettings
 
 Gray = NDArray[np.uint8]
@@ -122,7 +122,7 @@ def extract_ink(gray: Gray) -> Gray:
     The paper is the median level, the ink what deviates from it to the side with the
     greater mass. Raises ``BlankImage``.
     """
-    paper = float(np.median(gray))
+    paper = median_level(gray)
     darker = cv2.subtract(np.full_like(gray, round(paper)), gray)
     lighter = cv2.subtract(gray, np.full_like(gray, round(paper)))
     levels = darker if darker.sum(dtype=np.int64) >= lighter.sum(dtype=np.int64) else lighter

@@ -11,9 +11,7 @@ depend on where the network runs.
 
 from __future__ import annotations
 
-import logging
 import math
-import queue
 import threading
 import time
 from collections import defaultdict
@@ -22,9 +20,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from hmer import contract
+from hmer.attempts import attempt, streamed
 from hmer.bundle import BEAM_FILE, ENCODER_FILE, GRAPHS, STEP_FILE, load_bundle
 from hmer.calibration import Calibration
 from hmer.decode import (
@@ -43,9 +42,6 @@ from hmer.runtime import ONNXRUNTIME, open_runner
 from hmer.slots import BeamSlots, SlotStep, lanes_for, split_encoded
 
 __all__ = ["Alternative", "LocalRecognizer", "Partial", "Recognition", "Recognizer", "answer"]
-
-_log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Recognizer(Protocol):
@@ -194,26 +190,11 @@ class LocalRecognizer:
         early ends the decoding. Options and errors as of ``recognize``.
         """
         search, limit = self._search.with_(beam, n_best, length_penalty), self._limit(max_tokens)
-        events: queue.SimpleQueue[Partial | Recognition | HmerError] = queue.SimpleQueue()
-        given_up = threading.Event()
 
-        def work() -> None:
-            result = _attempt(self._stream_one, data, search, limit, events.put, given_up.is_set)
-            events.put(result)
+        def work(put: Callable[[Partial], None], given_up: Callable[[], bool]) -> Recognition:
+            return self._stream_one(data, search, limit, put, given_up)
 
-        # In a thread of its own, so that whoever takes the parts slowly, or asks for something
-        # else between two of them, does not hold the lock.
-        threading.Thread(target=work, name="hmer-stream", daemon=True).start()
-        try:
-            while True:
-                event = events.get()
-                if isinstance(event, HmerError):
-                    raise event
-                yield event
-                if isinstance(event, Recognition):
-                    return
-        finally:
-            given_up.set()
+        yield from streamed(work)
 
     def _stream_one(
         self,
@@ -256,14 +237,14 @@ class LocalRecognizer:
         items: dict[int, _Item] = {}
         for index, data in enumerate(inputs):
             began = time.perf_counter()
-            image = _attempt(load, data, self._bundle.preprocess)
+            image = attempt(load, data, self._bundle.preprocess)
             if isinstance(image, HmerError):
                 results[index] = image
             else:
                 items[index] = _Item(image, {"preprocess": _since(began)})
 
         for indices in self._batches(items):
-            error = _attempt(self._encode, [items[index] for index in indices])
+            error = attempt(self._encode, [items[index] for index in indices])
             if error is not None:
                 results.update((index, type(error)(str(error))) for index in indices)
 
@@ -277,7 +258,7 @@ class LocalRecognizer:
             search=search,
         )
         for index, outcome in zip(encoded, outcomes, strict=True):
-            results[index] = _attempt(self._answer, outcome, items[index], search)
+            results[index] = attempt(self._answer, outcome, items[index], search)
         return [results[index] for index in range(len(inputs))]
 
     def _answer(self, outcome: Outcome, item: _Item, search: SearchOptions) -> Recognition:
@@ -323,19 +304,6 @@ class LocalRecognizer:
     ) -> None:
         """Close."""
         self.close()
-
-
-def _attempt(function: Callable[..., T], *arguments: object) -> T | HmerError:
-    """The result, or the error as a value: one input's fault must not reach the others."""
-    try:
-        return function(*arguments)
-    except HmerError as error:
-        return error
-    except Exception as error:
-        _log.exception("An input could not be processed.")
-        return InferenceFailed(
-            f"The input could not be processed ({type(error).__name__}: {error})."
-        )
 
 
 def _since(began: float) -> float:

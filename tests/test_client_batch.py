@@ -297,7 +297,11 @@ def test_ctrl_c_leaves_what_was_done(wire: str, files: Path) -> None:
             release.wait(30.0)
 
     script.hold = hold
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from client.cli import main; main()"
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"sys.path.insert(0, {str(ROOT)!r}); from client.cli import main; main()"
+    )
     names = [f"{letter}.png" for letter in "abcde"]
     with SERVERS[wire](script) as url:
         command = [sys.executable, "-c", code, "recognize", *names, "--resume", "kept.jsonl"]

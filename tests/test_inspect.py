@@ -148,7 +148,7 @@ def test_a_repository(graphs: Bundle, tmp_path: Path, target: str) -> None:
     found = document_of(tmp_path / "repository")
     assert found["repository"]["target"] == target
     rows = {row["model"]: row for row in found["models"]["rows"]}
-    assert rows["recognize"]["runs_on"] == "ensemble"
+    assert rows["recognize"]["runs_on"] == "python"
     assert rows["decode"]["runs_on"] == "python"
     assert rows["encoder"]["missing"] == (target == "tensorrt")
     assert found["vocabulary"]["tokens"] == len(tiny.VOCABULARY)
