@@ -13,8 +13,9 @@ demo: $(VENV)/.demo
 	@sh deploy/demo.sh $(BIN)
 
 # One thread: the networks of the tests are tiny, and more threads only wait for each other.
+# A process a core, each with whole files: what a file's tests share is made once.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # NVIDIA's parser and builder, for the tests that compile the graphs ("tensorrt_rtx AOT compile").
 rtx: $(VENV)/.test

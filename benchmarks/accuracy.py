@@ -90,10 +90,11 @@ def through_server(
     calibration: Calibration | None = None,
     *,
     search: SearchOptions = GREEDY,
+    looks: int = 1,
 ) -> Run:
     """Recognise by requests to a server. Raises the errors that concern the server as a whole."""
     inputs = (e.data for e in expressions)
-    if search == GREEDY:  # any server's own choice
+    if search == GREEDY and looks == 1:  # any server's own choice
         answers = recognizer.recognize_many(inputs, concurrency)
     else:
         answers = recognizer.recognize_many(
@@ -102,6 +103,7 @@ def through_server(
             beam=search.beam,
             n_best=search.n_best,
             length_penalty=search.length_penalty,
+            looks=looks,
         )
     return _run(SERVER, recognizer.url, expressions, answers, bar, calibration)
 
@@ -112,13 +114,14 @@ def in_process(
     where: str,
     bar: Bar,
     calibration: Calibration | None = None,
+    looks: int = 1,
 ) -> Run:
     """Recognise in this process."""
 
     def answers() -> Iterator[Outcome]:
         for first in range(0, len(expressions), _CHUNK):
             yield from recognizer.recognize_many(
-                [e.data for e in expressions[first : first + _CHUNK]]
+                [e.data for e in expressions[first : first + _CHUNK]], looks=looks
             )
 
     return _run(IN_PROCESS, where, expressions, answers(), bar, calibration)

@@ -25,6 +25,7 @@ from hmer.calibration import Calibration
 from hmer.console import progress, sentences
 from hmer.decode_types import SearchOptions
 from hmer.evaluation import UNKNOWN, Conditions
+from hmer.looks import MOST
 from hmer.recognizer import LocalRecognizer
 
 
@@ -65,6 +66,13 @@ from hmer.recognizer import LocalRecognizer
     show_default=True,
     help="Answers to keep; more than one adds how often the truth is among them.",
 )
+@click.option(
+    "--looks",
+    type=click.IntRange(1, MOST),
+    default=1,
+    show_default=True,
+    help="Recognise each at so many sizes and take the surest answer.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many expressions.")
 @click.option("--ids", help="Only these expressions, separated by commas.")
 @click.option(
@@ -101,6 +109,7 @@ def accuracy(
     beam: int,
     length_penalty: float,
     n_best: int,
+    looks: int,
     limit: int | None,
     ids: str | None,
     concurrency: int,
@@ -136,7 +145,7 @@ def accuracy(
         expressions = held_out(expressions)
     expressions = select(expressions, wanted, limit)
     calibration = None if verified is None else calibration_for(verified, search)
-    recognise = _Recognise(expressions, search, calibration)
+    recognise = _Recognise(expressions, search, calibration if looks == 1 else None, looks)
     runs = []
     if url is not None:
         runs.append(recognise.by_server(url, timeout, concurrency))
@@ -149,6 +158,7 @@ def accuracy(
         form=form,
         search=search,
         selection=UNKNOWN if verified is None else selection_of(verified),
+        looks=looks,
     )
     report: dict[str, Any] = {
         **conditions.to_dict(len(expressions)),
@@ -195,10 +205,14 @@ class _Recognise:
     """The expressions, and how they are to be recognised."""
 
     def __init__(
-        self, expressions: list[Expression], search: SearchOptions, calibration: Calibration | None
+        self,
+        expressions: list[Expression],
+        search: SearchOptions,
+        calibration: Calibration | None,
+        looks: int,
     ) -> None:
         self._expressions = expressions
-        self._search = search
+        self._search, self._looks = search, looks
         self._calibration = calibration
 
     def by_server(self, url: str, timeout: float, concurrency: int) -> Run:
@@ -211,6 +225,7 @@ class _Recognise:
                 self._bar,
                 self._calibration,
                 search=self._search,
+                looks=self._looks,
             )
 
     def here(self, bundle: Path, target: str, threads: int) -> Run:
@@ -224,7 +239,9 @@ class _Recognise:
             n_best=search.n_best,
             length_penalty=search.length_penalty,
         ) as local:
-            return in_process(self._expressions, local, str(bundle), self._bar, self._calibration)
+            return in_process(
+                self._expressions, local, str(bundle), self._bar, self._calibration, self._looks
+            )
 
     @staticmethod
     def _bar(outcomes: Iterable[Outcome], length: int) -> Iterator[Outcome]:

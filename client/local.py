@@ -72,7 +72,10 @@ class LocalRecognizer:
 
     def stream(self, data: Source, **options: Unpack[Options]) -> Iterator[Partial | Recognition]:
         """See ``client.Recognizer.stream``."""
-        return self._recognizer.stream(read(data), **_checked(options))
+        if (options.get("looks") or 1) > 1:
+            raise BadParameter("Several looks give one answer at the end: leave looks out.")
+        checked = {name: value for name, value in _checked(options).items() if name != "looks"}
+        return self._recognizer.stream(read(data), **checked)
 
     def recognize_many(
         self,
@@ -104,5 +107,5 @@ def _checked(options: Options) -> dict[str, Any]:
             "Attention in this process is drawn by hmer.attention.trace_attention; attention=True "
             "asks a server for it."
         )
-    names = ("beam", "n_best", "length_penalty", "max_tokens")
+    names = ("beam", "n_best", "length_penalty", "max_tokens", "looks")
     return {name: options[name] for name in names if name in options}  # type: ignore[literal-required]

@@ -19,6 +19,7 @@ class Options(TypedDict, total=False):
     ``beam``, ``n_best``, ``length_penalty``: see ``hmer.decode.SearchOptions``; greedy decoding by
     default. ``max_tokens``: the longest answer. ``k``, ``priority``: see
     ``hmer.serving.RequestParameters``. ``attention``: where the network looked for each token, too.
+    ``looks``: at how many sizes the input is recognised (``hmer.looks``).
     """
 
     beam: int | None
@@ -28,6 +29,7 @@ class Options(TypedDict, total=False):
     k: int | None
     attention: bool
     priority: str | None
+    looks: int | None
 
 
 class RequestOptions(Options, total=False):

@@ -29,6 +29,7 @@ from client.parameters import Options
 from client.protocol import DEFAULT_CONCURRENCY
 from client.report import Report
 from hmer.console import Failure, sentences
+from hmer.looks import MOST
 from hmer.mathml import to_mathml
 
 LOW_CONFIDENCE = 3  # exit code
@@ -77,6 +78,11 @@ LOW_CONFIDENCE = 3  # exit code
     metavar="FILE",
     help="Keep answers in FILE as they come; what it has already is not asked again.",
 )
+@click.option(
+    "--looks",
+    type=click.IntRange(1, MOST),
+    help="Recognise each input at so many sizes and take the surest answer; one by default.",
+)
 @timeout_option
 @click.option(
     "--concurrency",
@@ -103,6 +109,7 @@ def recognize(
     n_best: int | None,
     length_penalty: float | None,
     max_tokens: int | None,
+    looks: int | None,
     min_confidence: float | None,
     attention: Path | None,
     html: Path | None,
@@ -145,6 +152,7 @@ def recognize(
         "n_best": n_best,
         "length_penalty": length_penalty,
         "max_tokens": max_tokens,
+        "looks": looks,
         "attention": attention is not None,
     }
     asked = dict(options) | {"model": model, "version": model_version}

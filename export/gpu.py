@@ -41,6 +41,7 @@ class Machine:
     cuda_bindings: str | None
     torch_cuda: str | None  # the version of a torch that can use the GPU
     docker: bool
+    onnxruntime_cuda: str | None = None  # the version of an onnxruntime built for CUDA
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def inspect_machine() -> Machine:
         _version("cuda.bindings"),
         _torch_cuda() if gpu else None,
         shutil.which("docker") is not None,
+        _onnxruntime_cuda() if gpu else None,
     )
 
 
@@ -97,6 +99,8 @@ def plan(machine: Machine, options: Options) -> tuple[Step, ...]:
             missing.append("cuda-bindings (pip install 'hmer[gpu]')")
         if kind == "torch" and machine.torch_cuda is None:
             missing.append("a PyTorch that can use this GPU")
+        if kind == "onnxruntime" and machine.onnxruntime_cuda is None:
+            missing.append("onnxruntime-gpu (pip install 'onnxruntime-gpu[cuda,cudnn]')")
         steps.append(Step(name, command, "; ".join(f"{part} is missing" for part in missing)))
     return tuple(steps)
 
@@ -145,7 +149,10 @@ def _all(options: Options) -> list[tuple[str, tuple[str, ...]]]:
         *(*python, "export.gpu_latency", str(options.bundles[0])),
         *("--runner", "torch-cuda", "--checkpoint", str(options.checkpoint)),
     )
-    return [*result, ("torch latency", torch)]
+    onnxruntime = (
+        *(*python, "export.gpu_latency", str(options.bundles[0]), "--runner", "onnxruntime-cuda"),
+    )
+    return [*result, ("onnxruntime latency", onnxruntime), ("torch latency", torch)]
 
 
 def _container(options: Options) -> tuple[str, ...]:
@@ -222,6 +229,15 @@ def _version(module: str) -> str | None:
         return str(getattr(importlib.import_module(module), "__version__", "unknown"))
     except (ImportError, OSError):
         return None
+
+
+def _onnxruntime_cuda() -> str | None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    found = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return str(onnxruntime.__version__) if found else None
 
 
 def _torch_cuda() -> str | None:

@@ -37,7 +37,8 @@ Images = Mapping[str, NDArray[np.uint8]]
 
 SIZES = ((32, 96), LINE_TYPICAL, LINE_GREATEST, (256, 1024))
 TORCH_CUDA = "torch-cuda"
-RUNNERS = (TENSORRT, TORCH_CUDA, ONNXRUNTIME)
+ONNXRUNTIME_CUDA = "onnxruntime-cuda"
+RUNNERS = (TENSORRT, TORCH_CUDA, ONNXRUNTIME_CUDA, ONNXRUNTIME)
 MAX_TOKENS = 160
 
 
@@ -147,6 +148,11 @@ def open_pair(
         paths = [engines / Path(name).with_suffix(".plan") for name in names]
     else:
         paths = [bundle.file(name) for name in names]
+    if runner == ONNXRUNTIME_CUDA:
+        from hmer.onnxruntime_cuda import OnnxRuntimeCudaRunner
+
+        cuda = [stack.enter_context(OnnxRuntimeCudaRunner(path)) for path in paths]
+        return cuda[0], cuda[1]
     encoder, step = (stack.enter_context(open_runner(runner, path)) for path in paths)
     return encoder, step
 

@@ -33,13 +33,15 @@ class Conditions:
     search: SearchOptions | None = None  # None: not told
     ensemble_size: int | None = 1
     selection: str = UNKNOWN  # the set that the weights and settings were chosen on
+    looks: int = 1  # at each input (``hmer.looks``)
 
     def to_dict(self, n: int) -> dict[str, Any]:
         """The head of a JSON report on ``n`` expressions."""
         decoding: dict[str, Any] = {"decoding": UNKNOWN}
         if (search := self.search) is not None:
             decoding = {
-                "decoding": search.describe(),
+                "decoding": search.describe() + f", {self.looks} looks" * (self.looks > 1),
+                "looks": self.looks,
                 "beam": search.beam,
                 "length_penalty": search.length_penalty if search.beam > 1 else None,
                 "n_best": search.n_best,

@@ -42,12 +42,12 @@ class Prepared(NamedTuple):
     margin: int
 
 
-def load(data: bytes, settings: PreprocessSettings) -> Gray:
-    """Encoded picture or ink to the network's input, uint8 (H, W), ink 255 on 0.
+def load(data: bytes, settings: PreprocessSettings, zoom: float = 1.0) -> Gray:
+    """Encoded picture or ink to the network's input, uint8 (H, W), ink 255 on 0. See ``prepare``.
 
     Raises an ``InputError`` that says what is wrong with ``data``.
     """
-    return preprocess(decode(data), settings)
+    return preprocess(decode(data), settings, zoom)
 
 
 def decode(data: bytes) -> Gray:

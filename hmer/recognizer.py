@@ -36,9 +36,11 @@ from hmer.decode import (
     decode_all,
 )
 from hmer.errors import BadParameter, HmerError, InferenceFailed
+from hmer.looks import surest_of, zooms
 from hmer.preprocess import Gray, load, size_class, to_batch
 from hmer.recognition import Alternative, Partial, Recognition, answer
 from hmer.runtime import ONNXRUNTIME, open_runner
+from hmer.serving import from_request
 from hmer.slots import BeamSlots, SlotStep, lanes_for, split_encoded
 
 __all__ = ["Alternative", "LocalRecognizer", "Partial", "Recognition", "Recognizer", "answer"]
@@ -88,7 +90,6 @@ class LocalRecognizer:
         step_target: str | None = None,
     ) -> None:
         """Load a bundle of kind "graphs". ``threads`` 0: every CPU; ``precision`` is the encoder's.
-
         ``step_target``: the decoder's runtime, if it is not the encoder's.
 
         ``beam``, ``n_best`` and ``length_penalty`` (see ``hmer.decode.SearchOptions``) are what
@@ -131,6 +132,7 @@ class LocalRecognizer:
         n_best: int | None = None,
         length_penalty: float | None = None,
         max_tokens: int | None = None,
+        looks: int | None = None,
     ) -> Recognition:
         """See ``Recognizer``; the options, where given, instead of the recogniser's."""
         (result,) = self.recognize_many(
@@ -139,6 +141,7 @@ class LocalRecognizer:
             n_best=n_best,
             length_penalty=length_penalty,
             max_tokens=max_tokens,
+            looks=looks,
         )
         if isinstance(result, HmerError):
             raise result
@@ -152,19 +155,25 @@ class LocalRecognizer:
         n_best: int | None = None,
         length_penalty: float | None = None,
         max_tokens: int | None = None,
+        looks: int | None = None,
     ) -> list[Recognition | HmerError]:
         """The answers in the order of ``inputs``; one that is at fault gets its error there.
 
-        ``max_tokens``: the longest answer, at most the recogniser's, which is the default. Raises
+        ``max_tokens``: the longest answer, at most the recogniser's, which is the default.
+        ``looks``: sizes at which each input is recognised (``hmer.looks``), 1 by default. Raises
         ``BadParameter`` for options that are out of range or that the bundle cannot do.
         """
         search = self._search.with_(beam, n_best, length_penalty)
         limit = self._limit(max_tokens)
+        sizes = zooms(from_request({"looks": 1 if looks is None else looks}, 1).looks)
+        step = max(1, self._window // len(sizes))
         results: list[Recognition | HmerError] = []
         with self._lock:
-            for first in range(0, len(inputs), self._window):
-                window = inputs[first : first + self._window]
-                results += self._recognize_window(window, search, limit)
+            for first in range(0, len(inputs), step):
+                window = [(data, zoom) for data in inputs[first : first + step] for zoom in sizes]
+                found = self._recognize_window(window, search, limit)
+                looks = len(sizes)
+                results += [surest_of(found[i : i + looks]) for i in range(0, len(found), looks)]
         return results
 
     def _limit(self, max_tokens: int | None) -> int:
@@ -231,13 +240,13 @@ class LocalRecognizer:
         return self._answer(outcome, item, search)
 
     def _recognize_window(
-        self, inputs: Sequence[bytes], search: SearchOptions, limit: int
+        self, inputs: Sequence[tuple[bytes, float]], search: SearchOptions, limit: int
     ) -> list[Recognition | HmerError]:
         results: dict[int, Recognition | HmerError] = {}
         items: dict[int, _Item] = {}
-        for index, data in enumerate(inputs):
+        for index, (data, zoom) in enumerate(inputs):
             began = time.perf_counter()
-            image = attempt(load, data, self._bundle.preprocess)
+            image = attempt(load, data, self._bundle.preprocess, zoom)
             if isinstance(image, HmerError):
                 results[index] = image
             else:

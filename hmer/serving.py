@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from hmer.decode_types import LENGTH_PENALTY, SearchOptions
 from hmer.errors import BadParameter
+from hmer.looks import MOST as MOST_LOOKS
 
 # From a model's folder (REPOSITORY/models/MODEL) to the bundle: a repository can be moved.
 BUNDLE_PATH = "../../bundle"
@@ -119,8 +120,9 @@ class RequestParameters:
     at most; fewer come earlier, and cost the others time; ``None`` lets the server choose.
     ``attention``: return where the network looked for each token. ``priority``: the request
     parameter ``priority_class`` (Triton keeps ``priority`` for itself), one of ``PRIORITIES``.
-    ``encoding``: of the input, one of ``ENCODINGS``. The time limit travels as Triton's own
-    parameter ``timeout``, in microseconds, which a model gets with the request itself.
+    ``encoding``: of the input, one of ``ENCODINGS``. ``looks``: see ``hmer.looks``.
+    The time limit travels as Triton's own parameter ``timeout``, in microseconds, which a model
+    gets with the request itself.
     """
 
     max_tokens: int
@@ -129,11 +131,12 @@ class RequestParameters:
     attention: bool = False
     priority: str = INTERACTIVE
     encoding: str = RAW
+    looks: int = 1
 
 
 _NAMES = {
     *("beam", "n_best", "length_penalty", "max_tokens", "k", "attention", "priority_class"),
-    *("encoding", "timeout", "id", REPLY),
+    *("encoding", "looks", "timeout", "id", REPLY),
 }
 
 
@@ -147,6 +150,7 @@ def to_request(
     attention: bool = False,
     priority: str | None = None,
     encoding: str | None = None,
+    looks: int | None = None,
 ) -> dict[str, int | str]:
     """The parameters of a request for what is given; the server decides the rest.
 
@@ -163,6 +167,8 @@ def to_request(
     for name, value in (("max_tokens", max_tokens), ("k", k)):
         if value is not None:
             wanted[name] = _whole(name, value, None)
+    if looks is not None:
+        wanted["looks"] = _whole("looks", looks, MOST_LOOKS)
     if attention:
         wanted["attention"] = True
     if priority is not None:
@@ -198,6 +204,7 @@ def from_request(values: Mapping[str, Any], limit: int) -> RequestParameters:
         attention,
         _one_of("priority_class", values.get("priority_class", INTERACTIVE), PRIORITIES),
         _one_of("encoding", values.get("encoding", RAW), ENCODINGS),
+        _whole("looks", values.get("looks", 1), MOST_LOOKS),
     )
 
 

@@ -32,7 +32,7 @@ from tests.engine_fixtures import L4
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "hmer" / "pretrained"
-FULL = Machine(L4, "11.1.0.106", "13.5.0", "2.13.0+cu130", False)
+FULL = Machine(L4, "11.1.0.106", "13.5.0", "2.13.0+cu130", False, "1.31.1")
 
 
 def options(tmp_path: Path, **changes: Any) -> Options:
@@ -47,7 +47,7 @@ def missing(machine: Machine, tmp_path: Path, **changes: Any) -> dict[str, str]:
 def test_a_machine_that_has_everything(tmp_path: Path) -> None:
     assert missing(FULL, tmp_path) == {
         **{"engine pretrained": "", "verify pretrained": ""},
-        **{"latency pretrained": "", "torch latency": ""},
+        **{"latency pretrained": "", "onnxruntime latency": "", "torch latency": ""},
     }
     engine, verify, *_ = plan(FULL, options(tmp_path))
     engines = str(tmp_path / "work" / "engines-pretrained")
@@ -64,7 +64,7 @@ def test_a_machine_with_torch_alone(tmp_path: Path) -> None:
 
 def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
     found = missing(replace(FULL, gpu=None, docker=True), tmp_path)
-    assert len(found) == 4
+    assert len(found) == 5
     assert all("no NVIDIA GPU here" in reason for reason in found.values())
 
 
@@ -80,7 +80,7 @@ def test_a_machine_with_docker(tmp_path: Path) -> None:
     assert "gpu /project/hmer/pretrained --checkpoint /project/training/pretrained" in script
     assert script.endswith("--output /project/r.json --inside")
     # The same plan inside the container does the steps themselves.
-    assert len(plan(bare, replace(inside, inside=True))) == 4
+    assert len(plan(bare, replace(inside, inside=True))) == 5
     with pytest.raises(ExportError, match="all that the container sees"):
         plan(bare, options(tmp_path))
 
@@ -138,7 +138,7 @@ def test_dry_run_prints_every_decision(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found.stdout.count("not here: ") == 4
     assert not list(tmp_path.iterdir())
     found = CliRunner().invoke(main, ["gpu", "--dry-run", "--json"])
-    assert len(json.loads(found.stdout)["steps"]) == 4
+    assert len(json.loads(found.stdout)["steps"]) == 5
 
 
 def test_without_a_gpu_the_command_fails_and_still_reports(
@@ -149,7 +149,7 @@ def test_without_a_gpu_the_command_fails_and_still_reports(
     found = CliRunner().invoke(main, ["gpu"])
     assert found.exit_code == 1
     assert (
-        "error: 4 of 4 steps were not done, first engine pretrained: no NVIDIA GPU" in found.stderr
+        "error: 5 of 5 steps were not done, first engine pretrained: no NVIDIA GPU" in found.stderr
     )
     assert json.loads((tmp_path / "gpu-report.json").read_text(encoding="utf-8"))["steps"]
 

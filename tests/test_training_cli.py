@@ -152,6 +152,8 @@ def test_mistyped_command_lines(arguments: list[str], words: list[str]) -> None:
     [
         (["train", "--data", "nowhere", "--save-dir", "run"], ["nowhere", "train.json"]),
         (["eval", "--data", "nowhere"], ["CHECKPOINT", "--save-dir"]),
+        (["train", "--data", "nowhere", "--save-dir", "run", "--zoom", "2,1"], ["--zoom"]),
+        (["train", "--data", "nowhere", "--save-dir", "run", "--zoom", "wide"], ["0.65,1.15"]),
         (["eval", "--data", "x", "--save-dir", "nowhere"], ["bundle.json", "best"]),
     ],
 )

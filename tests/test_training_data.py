@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hmer import ink
 from hmer.errors import DatasetError
@@ -19,7 +20,9 @@ from training.augment import AugmentSettings, augment
 from training.data import (
     Example,
     Renderer,
+    collate,
     estimate_size,
+    few_sizes,
     plan_epoch,
     read_pack,
     split_by_writer_and_label,
@@ -126,3 +129,44 @@ def test_epoch_visits_every_example_once(examples: list[Example]) -> None:
             width = max(int(sizes[i][1] * plan.zoom) for i in plan.indices)
             area = np.prod(size_class(height, width))
             assert area * len(plan.indices) <= 30_000
+
+
+def test_few_sizes_hold_what_they_pad() -> None:
+    assert few_sizes(40, 300) == (64, 384)
+    assert few_sizes(64, 65) == (64, 96)
+    for length in range(1, 1600):
+        padded = few_sizes(length, 1)[0]
+        assert length <= padded < max(65, 1.51 * length)
+
+
+def test_batches_of_few_shapes(examples: list[Example], renderer: Renderer) -> None:
+    sizes = [(40 + 3 * i % 50, 50 + 7 * i % 400) for i in range(300)]
+    rng = np.random.default_rng(0)
+    plans = plan_epoch(sizes, (0.7, 1.2), 400_000, 64, rng, few_sizes, 8)
+    assert sorted(i for plan in plans for i in plan.indices) == list(range(300))
+    odd = [plan for plan in plans if len(plan.indices) % 8 and len(plan.indices) >= 8]
+    assert len(odd) <= 1  # the last one of the epoch
+
+    samples = [renderer.render(e, np.random.default_rng(1)) for e in examples[:3]]
+    samples.sort(key=lambda sample: -len(sample.ids))
+    usual = collate(samples, len(renderer.vocabulary), renderer.settings.multiple)
+    few = collate(samples, len(renderer.vocabulary), renderer.settings.multiple, few_sizes)
+    height, width = usual.image.shape[2:]
+    assert few.image.shape[2:] == few_sizes(*usual.size.amax(0).tolist())
+    assert torch.equal(few.image[..., :height, :width], usual.image)
+    assert int(few.image.sum()) == int(usual.image.sum())
+    assert int(few.symbols.sum()) == int(usual.symbols.sum())
+    assert torch.equal(few.size, usual.size)
+
+
+def test_stronger_augmentation_moves_more(examples: list[Example]) -> None:
+    strokes = ink.place(examples[0].strokes)
+
+    def moved(factor: float) -> float:
+        settings = AugmentSettings(pens=(4,)).times(factor)
+        drawn = augment(strokes, settings, np.random.default_rng(2), ink.STROKE_HEIGHT)
+        pairs = zip(drawn.strokes, strokes, strict=True)
+        return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+
+    assert moved(0.0) < 1e-3
+    assert moved(0.5) < moved(1.0) < moved(2.0)

@@ -70,6 +70,7 @@ def build_run(options: dict[str, Any]) -> Run:
     """The run that the options of ``hmer-train train`` describe, new or resumed."""
     if options["threads"]:
         torch.set_num_threads(options["threads"])
+    augmentation = _augmentation(options)
     initial = None
     if options["init_from"]:
         bundle, initial = load_checkpoint(options["init_from"])
@@ -94,7 +95,6 @@ def build_run(options: dict[str, Any]) -> Run:
         preprocess = PreprocessSettings(symbol_height=height, multiple=network.stride)
     _check_vocabulary(options["save_dir"], data)
     every = options["evaluate_every"] or EVALUATE_EVERY
-    augmentation = _augmentation(options)
     if options["evaluate_every"] is None and options["task"]:
         zooms = augmentation.zoom
         every = max(LEAST_BETWEEN, steps_an_epoch(data.train, preprocess, zooms, options))

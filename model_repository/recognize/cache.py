@@ -93,7 +93,8 @@ def key_of(rows: Sequence[bytes], parameters: RequestParameters) -> bytes:
     digest = hashlib.sha256(
         repr(
             (search.beam, search.n_best, search.length_penalty if search.beam > 1 else None,
-             parameters.max_tokens, parameters.attention, [len(row) for row in rows])
+             parameters.max_tokens, parameters.attention, parameters.looks,
+             [len(row) for row in rows])
         ).encode("ascii")
     )  # fmt: skip
     for row in rows:

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from hmer import contract
 from hmer.errors import BadParameter, HmerError, InferenceFailed
-from hmer.serving import BASE64, RequestParameters, from_request
+from hmer.serving import BASE64, MAX_ROWS, RequestParameters, from_request
 from hmer.vocab import Vocabulary
 from model_repository.recognize.cache import Answer
 from model_repository.reply import Tokens
@@ -138,6 +138,16 @@ def job_of(request: Request, sender: Any, vocabulary: Vocabulary, limit: int, st
     if parameters.attention and len(rows) != 1:
         raise BadParameter(
             f"attention was asked for a request of {len(rows)} rows. Send one input a request."
+        )
+    if parameters.looks > 1 and (stream or parameters.attention):
+        raise BadParameter(
+            "Several looks give one answer at the end: ask for them without a stream and without "
+            "attention."
+        )
+    if parameters.looks * len(rows) > MAX_ROWS:
+        raise BadParameter(
+            f"{len(rows)} rows with {parameters.looks} looks each are more than {MAX_ROWS} "
+            "pictures. Send fewer rows a request."
         )
     if stream and len(rows) != 1:
         raise BadParameter(f"A stream has one input, not {len(rows)}.")

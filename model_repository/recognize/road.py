@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from hmer import contract
 from hmer.contract import Sizes
+from hmer.looks import surest, zooms
 from hmer.preprocess import PreprocessSettings, decode, prepare, to_batch
 from hmer.serving import REPLY
 from model_repository.bls import call
@@ -18,7 +19,7 @@ from model_repository.recognize.cache import Answer
 from model_repository.recognize.job import Job
 from model_repository.reply import ReplyListener
 
-_TAKEN_HERE = ("encoding", "timeout", REPLY)
+_TAKEN_HERE = ("encoding", "looks", "timeout", REPLY)
 
 
 class Road:
@@ -60,8 +61,10 @@ class Road:
     def _read(self, job: Job) -> Sequence[Any]:
         images = []
         for row in job.rows:
-            prepared = prepare(decode(row), self._settings)
-            images.append(prepared.image)
+            gray = decode(row)
+            for zoom in zooms(job.parameters.looks):
+                prepared = prepare(gray, self._settings, zoom)
+                images.append(prepared.image)
         if job.parameters.attention:
             (left, top), scale, margin = prepared.origin, prepared.scale, prepared.margin
             height, width = prepared.image.shape
@@ -87,7 +90,8 @@ class Road:
             timeout_us=remaining_us,
         )
         # Copies: the arrays lie in memory of the response, which goes.
-        return Answer({name: np.array(tensor.as_numpy()) for name, tensor in outputs.items()})
+        arrays = {name: np.array(tensor.as_numpy()) for name, tensor in outputs.items()}
+        return Answer(_surest(arrays, job.parameters.looks))
 
     def cancel(self, job: Job) -> None:
         """Free what ``decode`` holds for ``job``."""
@@ -102,3 +106,18 @@ class Road:
     def close(self) -> None:
         """Listen no more."""
         self._replies.close()
+
+
+def _surest(outputs: dict[str, Any], looks: int) -> dict[str, Any]:
+    """Of each input's ``looks`` rows the surest; it has no calibrated confidence."""
+    if looks == 1:
+        return outputs
+    scores = outputs[contract.SCORE.name][:, 0].tolist()
+    lengths = [len(text.split()) for text in outputs[contract.TOKENS.name][:, 0]]
+    rows = [
+        first + surest(scores[first : first + looks], lengths[first : first + looks])
+        for first in range(0, len(scores), looks)
+    ]
+    chosen = {name: array[rows] for name, array in outputs.items()}
+    chosen[contract.CONFIDENCE.name] = np.full_like(chosen[contract.CONFIDENCE.name], np.nan)
+    return chosen
