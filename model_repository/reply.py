@@ -3,9 +3,9 @@
 A model that calls another (BLS) gets the answer and nothing before it, and cannot cancel: Triton
 2.51 has no such call, and aborts when several decoupled calls are under way at once. So the
 caller listens at a local socket of its own, tells ``decode`` the address with the request, and the
-two exchange short messages there: 20 microseconds each where a call between models takes 400 or
-more. The socket is of Linux' abstract namespace (no file to clean up), the peer proves with a key
-that it was asked; nothing that arrives is executed or unpickled.
+two exchange short messages there, which is cheaper than a call between models. The socket is of
+Linux' abstract namespace (no file to clean up), the peer proves with a key that it was asked;
+nothing that arrives is executed or unpickled.
 """
 
 from __future__ import annotations
