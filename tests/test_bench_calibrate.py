@@ -47,7 +47,9 @@ class Oracle:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def recognize_many(self, inputs: Sequence[bytes]) -> list[Recognition | HmerError]:
+    def recognize_many(
+        self, inputs: Sequence[bytes], looks: int = 1
+    ) -> list[Recognition | HmerError]:
         return [self.answer(data) for data in inputs]
 
     @staticmethod

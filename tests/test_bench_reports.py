@@ -55,7 +55,8 @@ class Beams:
     bundle: Path
     options: dict[str, Any]
 
-    def recognize_many(self, inputs: list[bytes]) -> list[Recognition]:
+    def recognize_many(self, inputs: list[bytes], looks: int) -> list[Recognition]:
+        self.looks = looks
         others = (Alternative("7", ("7",), 0.2), Alternative("x", ("x",), 0.1))
         return [Recognition("x+y", ("x", "+", "y"), 0.5, others) for _ in inputs]
 
@@ -79,13 +80,14 @@ def test_beam_search_is_asked_for_and_reported(
     out = tmp_path / "predictions.json"
     result = run(
         "--data", pack, "--bundle", tiny_graphs.folder, "--beam", "4", "--n-best", "3",
-        "--length-penalty", "0.8", "--json", "--predictions", out,
+        "--length-penalty", "0.8", "--looks", "2", "--json", "--predictions", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     asked = {name: made[0].options[name] for name in ("beam", "n_best", "length_penalty")}
     assert asked == {"beam": 4, "n_best": 3, "length_penalty": 0.8}
     report = json.loads(result.stdout)
-    assert report["decoding"] == "beam 4, length penalty 0.8"
+    assert made[0].looks == 2
+    assert report["decoding"] == "beam 4, length penalty 0.8, 2 looks"
     oracle = report["in_process"]["oracle"]  # x+y is right on a, 7 on d
     assert {n: part["correct"] for n, part in oracle.items()} == {"1": 1, "2": 2, "3": 2}
     entry = json.loads(out.read_text(encoding="utf-8"))[0]
