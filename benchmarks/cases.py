@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import functools
-import html
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element, tostring
 
 import cv2
 
 from hmer.confusions import edits_of, faults_of
-from hmer.errors import InputError
+from hmer.errors import BadParameter, InputError
 from hmer.evaluation import Answers, rank_of_truth
 from hmer.latex import to_latex
+from hmer.mathml import to_mathml
 from hmer.preprocess import PreprocessSettings, decode, preprocess
 from hmer.score import Scored, structures
 
@@ -23,14 +22,6 @@ from hmer.score import Scored, structures
 _FOR_EYES = PreprocessSettings(
     symbol_height=34.0, margin=8, multiple=1, max_height=400, max_width=1200, max_pixels=300_000
 )
-
-# Of what the converter writes; above all no links.
-_ATTRIBUTES = """
-    xmlns display stretchy fence form linethickness mathvariant accent accentunder displaystyle
-    scriptlevel largeop movablelimits separator columnalign rowspacing columnspacing
-    width height depth lspace rspace minsize maxsize
-"""
-_ALLOWED = frozenset(_ATTRIBUTES.split())
 
 
 @dataclass(frozen=True)
@@ -130,29 +121,16 @@ def picture(data: bytes) -> str:
 
 def math_converter() -> Convert | None:
     """LaTeX to MathML, "" where that fails; ``None`` without latex2mathml."""
-    try:
-        from latex2mathml.converter import convert_to_element
-    except ImportError:
+    if importlib.util.find_spec("latex2mathml") is None:
         return None
 
-    @functools.lru_cache(maxsize=4096)
     def convert(latex: str) -> str:
         try:
-            element = convert_to_element(latex, display="block")
-        except Exception:  # a prediction may be any nonsense
+            return to_mathml(latex)
+        except BadParameter:  # a prediction may be any nonsense
             return ""
-        for part in element.iter():
-            _clean(part)
-        return tostring(element, encoding="unicode")
 
     return convert
-
-
-def _clean(part: Element) -> None:
-    """The converter's text has entities in it, and its own writer would not escape ``<``."""
-    part.text = html.unescape(part.text) if part.text else part.text
-    for name in [name for name in part.attrib if name not in _ALLOWED]:
-        del part.attrib[name]
 
 
 def kinds_in(cases: Sequence[Case]) -> list[str]:

@@ -33,6 +33,18 @@ INK_LEVEL = 64  # of 255: a brighter pixel is ink
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 
+class Measured(NamedTuple):
+    """A picture's ink (H, W), cropped, 255 on 0, and its typical height in pixels.
+
+    ``factor`` pixels of it were one of the input; ``origin``: x, y of the crop in the input.
+    """
+
+    ink: Gray
+    height: float
+    factor: float
+    origin: tuple[float, float]
+
+
 class Prepared(NamedTuple):
     """A network input and how it came about: output = (input - origin) * scale + margin."""
 
@@ -42,12 +54,18 @@ class Prepared(NamedTuple):
     margin: int
 
 
-def load(data: bytes, settings: PreprocessSettings, zoom: float = 1.0) -> Gray:
-    """Encoded picture or ink to the network's input, uint8 (H, W), ink 255 on 0. See ``prepare``.
+def load(data: bytes, settings: PreprocessSettings) -> Gray:
+    """Encoded picture or ink to the network's input, uint8 (H, W), ink 255 on 0.
 
     Raises an ``InputError`` that says what is wrong with ``data``.
     """
-    return preprocess(decode(data), settings, zoom)
+    return preprocess(decode(data), settings)
+
+
+def load_at(data: bytes, settings: PreprocessSettings, zooms: Sequence[float]) -> list[Gray]:
+    """``load`` at several sizes (``hmer.looks``), read and measured once."""
+    measured = measure(decode(data))
+    return [scale_to(measured, settings, zoom).image for zoom in zooms]
 
 
 def decode(data: bytes) -> Gray:
@@ -164,8 +182,13 @@ def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prep
     What paper and camera added is taken away before (``hmer.paper``; nothing from a clean picture).
 
     ``zoom`` is training's scale augmentation, applied where the scale is set so that the
-    normalisation does not cancel it; everything else leaves it at 1.
+    normalisation does not cancel it, and what several looks at one input differ in.
     """
+    return scale_to(measure(gray), settings, zoom)
+
+
+def measure(gray: Gray) -> Measured:
+    """The part of ``prepare`` that all sizes share. Raises an ``InputError``."""
     if max(gray.shape) < MIN_INPUT_SIDE:
         raise ImageTooSmall(
             f"The picture has {gray.shape[1]} x {gray.shape[0]} pixels, too few to hold a formula."
@@ -176,9 +199,14 @@ def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prep
     columns = np.flatnonzero((levels >= INK_LEVEL).any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     levels = levels[top : rows[-1] + 1, left : columns[-1] + 1]
-    height, width = levels.shape
+    return Measured(levels, typical_height(levels), factor, (left / factor, top / factor))
 
-    scale = settings.symbol_height * zoom / typical_height(levels)
+
+def scale_to(measured: Measured, settings: PreprocessSettings, zoom: float = 1.0) -> Prepared:
+    """The rest of ``prepare``: measured ink at the size that ``settings`` and ``zoom`` ask for."""
+    levels = measured.ink
+    height, width = levels.shape
+    scale = settings.symbol_height * zoom / measured.height
     border = 2 * settings.margin
     scale = min(
         scale,
@@ -202,7 +230,7 @@ def prepare(gray: Gray, settings: PreprocessSettings, zoom: float = 1.0) -> Prep
     )  # fmt: skip
     m = settings.margin
     canvas[m : m + new_height, m : m + new_width] = resized
-    return Prepared(canvas, scale * factor, (left / factor, top / factor), m)
+    return Prepared(canvas, scale * measured.factor, measured.origin, m)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -37,7 +37,7 @@ from hmer.decode import (
 )
 from hmer.errors import BadParameter, HmerError, InferenceFailed
 from hmer.looks import surest_of, zooms
-from hmer.preprocess import Gray, load, size_class, to_batch
+from hmer.preprocess import Gray, load, load_at, size_class, to_batch
 from hmer.recognition import Alternative, Partial, Recognition, answer
 from hmer.runtime import ONNXRUNTIME, open_runner
 from hmer.serving import from_request
@@ -90,11 +90,9 @@ class LocalRecognizer:
         step_target: str | None = None,
     ) -> None:
         """Load a bundle of kind "graphs". ``threads`` 0: every CPU; ``precision`` is the encoder's.
-        ``step_target``: the decoder's runtime, if it is not the encoder's.
-
-        ``beam``, ``n_best`` and ``length_penalty`` (see ``hmer.decode.SearchOptions``) are what
-        calls use by default; ``guards`` False lets answers be what no formula is. Raises
-        ``BundleError``, ``MissingDependency`` or ``BadParameter``.
+        ``step_target``: the decoder's runtime, else the same. Calls use ``beam``, ``n_best`` and
+        ``length_penalty`` (``hmer.decode.SearchOptions``) by default; ``guards`` False lets answers
+        be what no formula is. Raises ``BundleError``, ``MissingDependency`` or ``BadParameter``.
         """
         if batch < 1 or max_tokens < 1:
             raise BadParameter(f"batch ({batch}) and max_tokens ({max_tokens}) must be positive.")
@@ -170,10 +168,10 @@ class LocalRecognizer:
         results: list[Recognition | HmerError] = []
         with self._lock:
             for first in range(0, len(inputs), step):
-                window = [(data, zoom) for data in inputs[first : first + step] for zoom in sizes]
-                found = self._recognize_window(window, search, limit)
-                looks = len(sizes)
-                results += [surest_of(found[i : i + looks]) for i in range(0, len(found), looks)]
+                window = inputs[first : first + step]
+                found = self._recognize_window(window, sizes, search, limit)
+                starts = range(0, len(found), len(sizes))
+                results += [surest_of(found[i : i + len(sizes)]) for i in starts]
         return results
 
     def _limit(self, max_tokens: int | None) -> int:
@@ -240,17 +238,19 @@ class LocalRecognizer:
         return self._answer(outcome, item, search)
 
     def _recognize_window(
-        self, inputs: Sequence[tuple[bytes, float]], search: SearchOptions, limit: int
+        self, inputs: Sequence[bytes], sizes: Sequence[float], search: SearchOptions, limit: int
     ) -> list[Recognition | HmerError]:
         results: dict[int, Recognition | HmerError] = {}
         items: dict[int, _Item] = {}
-        for index, (data, zoom) in enumerate(inputs):
+        for place, data in enumerate(inputs):
             began = time.perf_counter()
-            image = attempt(load, data, self._bundle.preprocess, zoom)
-            if isinstance(image, HmerError):
-                results[index] = image
-            else:
-                items[index] = _Item(image, {"preprocess": _since(began)})
+            prepared = attempt(load_at, data, self._bundle.preprocess, sizes)
+            for look in range(len(sizes)):
+                index = place * len(sizes) + look
+                if isinstance(prepared, HmerError):
+                    results[index] = prepared
+                    continue
+                items[index] = _Item(prepared[look], {"preprocess": _since(began)})
 
         for indices in self._batches(items):
             error = attempt(self._encode, [items[index] for index in indices])
@@ -268,7 +268,7 @@ class LocalRecognizer:
         )
         for index, outcome in zip(encoded, outcomes, strict=True):
             results[index] = attempt(self._answer, outcome, items[index], search)
-        return [results[index] for index in range(len(inputs))]
+        return [results[index] for index in range(len(inputs) * len(sizes))]
 
     def _answer(self, outcome: Outcome, item: _Item, search: SearchOptions) -> Recognition:
         known = self._calibration

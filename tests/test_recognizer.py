@@ -30,7 +30,7 @@ from hmer.errors import (
     UnreadableImage,
 )
 from hmer.latex import is_valid, to_latex
-from hmer.preprocess import load
+from hmer.preprocess import load_at
 from hmer.recognizer import Alternative, LocalRecognizer, Recognition, Recognizer, answer
 from hmer.runtime import TARGETS
 from hmer.vocab import EOS_ID, Vocabulary
@@ -283,8 +283,8 @@ def test_a_fault_of_the_program_hits_one_input(
             raise ZeroDivisionError("division by zero")
         return original(data, *settings)  # type: ignore[arg-type]
 
-    original = load
-    monkeypatch.setattr(module, "load", faulty)
+    original = load_at
+    monkeypatch.setattr(module, "load_at", faulty)
     (picture,) = pictures(1)
     results = local.recognize_many([picture, b"fault", picture])
     assert isinstance(results[1], InferenceFailed)

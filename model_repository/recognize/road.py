@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 from hmer import contract
 from hmer.contract import Sizes
 from hmer.looks import surest, zooms
-from hmer.preprocess import PreprocessSettings, decode, prepare, to_batch
+from hmer.preprocess import PreprocessSettings, decode, measure, scale_to, to_batch
 from hmer.serving import REPLY
 from model_repository.bls import call
 from model_repository.recognize.cache import Answer
@@ -61,9 +61,9 @@ class Road:
     def _read(self, job: Job) -> Sequence[Any]:
         images = []
         for row in job.rows:
-            gray = decode(row)
+            measured = measure(decode(row))
             for zoom in zooms(job.parameters.looks):
-                prepared = prepare(gray, self._settings, zoom)
+                prepared = scale_to(measured, self._settings, zoom)
                 images.append(prepared.image)
         if job.parameters.attention:
             (left, top), scale, margin = prepared.origin, prepared.scale, prepared.margin
