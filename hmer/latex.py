@@ -31,6 +31,7 @@ __all__ = [
     "is_valid",
     "to_latex",
     "tokenize",
+    "write_row",
 ]
 
 _TOKEN = re.compile(r"\\[A-Za-z]+\*?|\\.|\S", re.DOTALL)
@@ -88,7 +89,12 @@ def tokenize(latex: str) -> list[str]:
 
 def canonical(tokens: Sequence[str]) -> list[str]:
     """The canonical form of a tokenised formula. Raises ``LatexError`` if it cannot be parsed."""
-    return list(_write_row(parse(tokens)))
+    return write_row(parse(tokens))
+
+
+def write_row(row: Row) -> list[str]:
+    """The canonical tokens of a tree."""
+    return list(_write_row(row))
 
 
 def canonical_or_same(tokens: Sequence[str]) -> list[str]:

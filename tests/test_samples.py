@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from client.samples.alphabet import GLYPHS, WORDS
 from client.samples.formulas import SAMPLES, Sample
 from client.samples.generate import INDEX, ink, label, main, picture, write
 from hmer.ink import parse_inkml
 from hmer.latex import canonical, is_valid, to_latex, tokenize
 from hmer.preprocess import PreprocessSettings, load
+from hmer.writing.alphabet import GLYPHS, WORDS
 
 FOLDER = Path(__file__).parents[1] / "client" / "samples"
 NAMES = [sample.name for sample in SAMPLES]

@@ -54,16 +54,24 @@ def load_data(options: dict[str, Any], vocabulary: Vocabulary | None = None) -> 
         "sequence_length": options["sequence_length"],
         "strict": options["strict"],
     }
-    loaded = open_source(options["data"], split="train", vocabulary=vocabulary, **shared)
-    known = vocabulary or Vocabulary.from_labels(e.tokens for e in loaded.examples)
+    paths = [options["data"], *options["extra"]]
+    loaded, *extra = (
+        open_source(path, split="train", vocabulary=vocabulary, **shared) for path in paths
+    )
+    more = [example for source in extra for example in source.examples]
+    known = vocabulary or Vocabulary.from_labels(e.tokens for e in [*loaded.examples, *more])
     apart = own_eval(options["data"], options["image_dir"])
     if apart is None:
         split = split_by_writer_and_label(loaded.examples, options["held_out"], options["seed"])
-        return Data(split.train, split.held_out, known, [loaded])
+        # The extra examples may have the same writers and labels.
+        writers = {e.writer for e in split.held_out} - {""}
+        labels = {e.tokens for e in split.held_out}
+        more = [e for e in more if e.writer not in writers and e.tokens not in labels]
+        return Data([*split.train, *more], split.held_out, known, [loaded, *extra])
     watched = open_source(
         apart, split="eval", vocabulary=known, limit=TrainSettings.held_out_limit, **shared
     )
-    return Data(loaded.examples, watched.examples, known, [loaded, watched])
+    return Data([*loaded.examples, *more], watched.examples, known, [loaded, *extra, watched])
 
 
 def build_run(options: dict[str, Any]) -> Run:
@@ -111,6 +119,8 @@ def build_run(options: dict[str, Any]) -> Run:
         max_hours=options["max_hours"] or 0.0,
         precision=options["precision"],
         label_smoothing=options["label_smoothing"],
+        average=options["average"],
+        curriculum=TrainSettings.curriculum if options["curriculum"] else (),
         attention_weight=options["attention_weight"],
         symbols_weight=options["symbols_weight"],
         workers=options["workers"],
@@ -176,7 +186,13 @@ def _augmentation(options: dict[str, Any]) -> AugmentSettings:
         raise BadParameter(
             "--zoom must be two factors from 0.1 to 10, the smaller one first: 0.65,1.15."
         )
-    return AugmentSettings(zoom=(low, high)).times(options["distortion"])
+    try:
+        pens = tuple(int(part) for part in options["pens"].split(","))
+    except ValueError:
+        pens = ()
+    if not pens or not 1 <= min(pens) <= max(pens) <= 50:
+        raise BadParameter("--pens must be whole numbers of pixels from 1 to 50: 2,3,3,4.")
+    return AugmentSettings(zoom=(low, high), pens=pens).times(options["distortion"])
 
 
 def _integers(text: str, option: str, count: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from training.options import (
     say,
     tell_problems,
 )
+from training.synthesise_cli import command as synthesise
 
 if TYPE_CHECKING:
     from training.build import Run
@@ -68,6 +69,9 @@ Examples:
 
 @main.command(epilog=TRAIN_EXAMPLE)
 @data_options
+@click.option("--extra", type=click.Path(path_type=Path), multiple=True,
+              help="More data to train on, of any kind --data takes; may be given several times. "
+              "Held-out writers and labels are left out of it.")  # fmt: skip
 @click.option(
     "--save-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -229,3 +233,4 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
 
 main.add_command(evaluate)
 main.add_command(curves)
+main.add_command(synthesise)

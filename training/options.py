@@ -91,6 +91,11 @@ def recipe_options(command: F) -> F:
                      "symbol being written."),
         click.option("--symbols-weight", default=0.5, type=click.FloatRange(min=0),
                      show_default=True, help="Of the loss on which symbols have ink where."),
+        click.option("--curriculum/--no-curriculum", default=True, show_default=True,
+                     help="Short expressions and small writing in the first five epochs."),
+        click.option("--average", default=0.999, type=click.FloatRange(0, 1, max_open=True),
+                     show_default=True, help="Decay a step of the moving average of the weights "
+                     "that is judged and kept; 0: the weights themselves."),
         click.option("--label-smoothing", default=0.05, type=click.FloatRange(0, 0.5),
                      show_default=True),
         click.option("--zoom", default="0.65,1.15", show_default=True,
@@ -98,6 +103,8 @@ def recipe_options(command: F) -> F:
         click.option("--distortion", default=1.0, type=click.FloatRange(min=0),
                      show_default=True, help="Times the usual stretch, slant, rotation and "
                      "distortion of strokes."),
+        click.option("--pens", default="2,3,3,4,4,5,6", show_default=True,
+                     help="Pen widths in pixels; one that is named twice is drawn more often."),
         click.option("--drop-attention", default=0.0, type=click.FloatRange(0, 1),
                      show_default=True, help="Share of attended positions that training "
                      "suppresses."),

@@ -127,7 +127,7 @@ class Recombiner:
         replaced = {}
         for place, (symbol, _) in enumerate(example.segments):
             if symbol == old:
-                ink = self._written(new, self._ink(example, place), rng)
+                ink = self.written(new, self._ink(example, place), rng)
                 if ink is None:
                     return example
                 replaced[place] = (new, ink)
@@ -141,7 +141,7 @@ class Recombiner:
             symbol = example.segments[place][0]
             if symbol in FIXED:
                 continue
-            ink = self._written(symbol, self._ink(example, place), rng)
+            ink = self.written(symbol, self._ink(example, place), rng)
             if ink is not None:
                 replaced[place] = (symbol, ink)
         return _with_ink(example, replaced) if replaced else example
@@ -165,11 +165,15 @@ class Recombiner:
     def _ink(example: Example, place: int) -> list[Stroke]:
         return [example.strokes[i] for i in example.segments[place][1]]
 
-    def _written(
+    def count(self, symbol: str) -> int:
+        """How many writings of ``symbol`` there are."""
+        return len(self._writings[symbol]) if symbol in self._writings else 0
+
+    def written(
         self, symbol: str, where: list[Stroke], rng: np.random.Generator
     ) -> list[Stroke] | None:
         """Another writing of ``symbol`` fitted to the box of ``where``; ``None`` if none fits."""
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if self.count(symbol) else 0):
             index, place = self._writings[symbol][rng.integers(len(self._writings[symbol]))]
             fitted = fit(self._ink(self.examples[index], place), where)
             if fitted is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from client.samples.layout import Hand
+from hmer.writing.layout import Hand
 
 Color = tuple[int, int, int]
 """Blue, green, red, each 0..255."""

@@ -1,6 +1,6 @@
 """Write the sample files: formulas in synthetic handwriting, as pictures and as InkML.
 
-The strokes come from the project's own alphabet (``alphabet.py``), placed by ``layout.py``:
+The strokes come from the project's own alphabet, placed by its layout (``hmer.writing``):
 no person's handwriting and no data set is in them. The same code makes the same files.
 """
 
@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from client.samples.alphabet import Points
 from client.samples.formulas import SAMPLES, Look, Sample
-from client.samples.layout import Writer
 from hmer.ink import render
 from hmer.latex import canonical, to_latex, tokenize
 from hmer.latex_parser import parse
+from hmer.writing.alphabet import Points
+from hmer.writing.layout import Writer
 
 INDEX = "samples.json"
 
@@ -49,7 +49,7 @@ def ink(sample: Sample) -> list[NDArray[np.int32]]:
     # A text seed is hashed the same way by every Python.
     random = Random(f"{sample.name} {sample.seed}")
     strokes = Writer(sample.hand, random).write(parse(tokenize(sample.latex)))
-    sampled = [_pen_points(stroke, random) * (1.0, -1.0) for stroke in strokes]
+    sampled = [_pen_points(stroke.points, random) * (1.0, -1.0) for stroke in strokes]
     origin = np.concatenate(sampled).min(axis=0)
     scale = sample.look.resolution
     return [np.rint((stroke - origin) * scale).astype(np.int32) for stroke in sampled]

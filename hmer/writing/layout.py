@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
-from client.samples.alphabet import WORDS, Points, draw, letters, trace
 from hmer.latex_parser import Command, Node, Row, Script, Symbol
+from hmer.writing.alphabet import WORDS, Points, draw, letters, trace
 
 AXIS = 36.0
 """Height of the minus sign and of fraction bars above the baseline."""
@@ -27,7 +28,7 @@ SMALLEST = 0.42
 _SPACED = frozenset(
     ("+", "-", "=", "<", ">", "\\pm", "\\times", "\\div", "\\leq", "\\geq", "\\neq", "\\rightarrow")
 )
-_OPEN = {"(": ")", "[": "]"}
+_OPEN = {"(": ")", "[": "]", "\\{": "\\}"}
 _CLOSE = frozenset(_OPEN.values())
 _LIMITS = frozenset({"\\sum", "\\lim"})
 
@@ -45,28 +46,38 @@ class Hand:
     forms: dict[str, int] = field(default_factory=dict)  # the form of a symbol, 0 by default
 
 
+class Written(NamedTuple):
+    """One stroke and the symbol that it belongs to: a token, and its number in the formula.
+
+    A fraction bar is a ``\\frac``, a root with its roof a ``\\sqrt``.
+    """
+
+    points: Points
+    symbol: str
+    number: int
+
+
 @dataclass
 class Box:
     """Strokes with the space they take: x from 0 to ``width``, y from ``bottom`` to ``top``."""
 
-    strokes: list[Points]
+    strokes: list[Written]
     width: float
     top: float
     bottom: float
 
     @classmethod
-    def around(cls, strokes: list[Points]) -> Box:
+    def around(cls, strokes: list[Written]) -> Box:
         """The box of ``strokes``, moved so that x begins at 0."""
-        points = np.concatenate(strokes)
+        points = np.concatenate([stroke.points for stroke in strokes])
         left, bottom = points.min(axis=0)
         right, top = points.max(axis=0)
-        return cls(
-            [s - np.array((left, 0.0)) for s in strokes], right - left, float(top), float(bottom)
-        )
+        moved = [s._replace(points=s.points - np.array((left, 0.0))) for s in strokes]
+        return cls(moved, right - left, float(top), float(bottom))
 
-    def moved(self, x: float, y: float) -> list[Points]:
+    def moved(self, x: float, y: float) -> list[Written]:
         """Its strokes, displaced."""
-        return [stroke + np.array((x, y)) for stroke in self.strokes]
+        return [s._replace(points=s.points + np.array((x, y))) for s in self.strokes]
 
 
 class Writer:
@@ -76,12 +87,13 @@ class Writer:
         """``random`` is used up as symbols are written; the same state writes the same."""
         self.hand = hand
         self.random = random
+        self._symbols = 0
 
-    def write(self, row: Row) -> list[Points]:
+    def write(self, row: Row) -> list[Written]:
         """All strokes of a formula, in pen order. Raises ``KeyError`` for an unknown symbol."""
         strokes = self.row(row, 1.0).strokes
         shear = np.array([[1.0, self.hand.tilt], [self.hand.slant, 1.0]])
-        return [stroke @ shear for stroke in strokes]
+        return [stroke._replace(points=stroke.points @ shear) for stroke in strokes]
 
     def row(self, row: Row, scale: float) -> Box:
         """Nodes side by side; brackets grow with what they enclose."""
@@ -92,7 +104,7 @@ class Writer:
             if top > 125 * scale or bottom < -55 * scale:
                 for at in (first, last):
                     boxes[at] = self.node(row[at], scale, (bottom, top))
-        strokes: list[Points] = []
+        strokes: list[Written] = []
         x = 0.0
         for at, (node, box) in enumerate(zip(row, boxes, strict=True)):
             if at:
@@ -130,10 +142,11 @@ class Writer:
 
     def symbol(self, token: str, scale: float, stretch: tuple[float, float] | None = None) -> Box:
         """One symbol, or the letters of a word."""
-        strokes: list[Points] = []
+        strokes: list[Written] = []
         x = 0.0
+        number = self._next()
         for letter in letters(token):
-            glyph = self.glyph(letter, scale)
+            glyph = self.glyph(letter, scale, token, number)
             strokes += glyph.moved(x, 0.0)
             x += glyph.width + 9 * scale
         box = Box.around(strokes)
@@ -142,24 +155,35 @@ class Writer:
             factor = (high - low) / (box.top - box.bottom)
             bend = min(2.0, factor**0.5)  # taller brackets are a little wider
             strokes = [
-                np.column_stack([s[:, 0] * bend, (s[:, 1] - box.bottom) * factor + low])
+                s._replace(points=np.column_stack(
+                    [s.points[:, 0] * bend, (s.points[:, 1] - box.bottom) * factor + low]
+                ))
                 for s in box.strokes
-            ]
+            ]  # fmt: skip
             box = Box.around(strokes)
         return box
 
-    def glyph(self, token: str, scale: float) -> Box:
-        """One glyph of the alphabet, a little larger, wider or turned than the last."""
-        form = self.hand.forms.get(token, 0)
+    def glyph(self, letter: str, scale: float, token: str, number: int) -> Box:
+        """One glyph of the alphabet, a little larger, wider or turned than the last.
+
+        It is the symbol ``token`` with this ``number``, or one letter of it.
+        """
+        form = self.hand.forms.get(letter, 0)
         size = scale * self.random.gauss(1.0, self.hand.sizes)
         width = self.random.gauss(1.0, self.hand.sizes)
         turn = self.random.gauss(0.0, 0.03)
         matrix = np.array([[width, turn], [-turn, 1.0]]) * size
-        return Box.around([s @ matrix for s in draw(token, form, self.hand.wobble, self.random)])
+        strokes = draw(letter, form, self.hand.wobble, self.random)
+        return Box.around([Written(s @ matrix, token, number) for s in strokes])
 
-    def stroke(self, text: str, scale: float) -> Points:
-        """A stroke of the alphabet's notation, in final units."""
-        return trace(text, self.hand.wobble * scale, self.random)
+    def stroke(self, text: str, scale: float, token: str) -> Written:
+        """A stroke of the alphabet's notation, in final units: a symbol of its own."""
+        points = trace(text, self.hand.wobble * scale, self.random)
+        return Written(points, token, self._next())
+
+    def _next(self) -> int:
+        self._symbols += 1
+        return self._symbols
 
     def fraction(self, numerator: Row, denominator: Row, scale: float) -> Box:
         """Numerator, bar and denominator, in the order of writing."""
@@ -169,7 +193,9 @@ class Writer:
         axis = AXIS * scale
         rise, fall = (self.random.uniform(20, 32) * scale for _ in range(2))
         lean = self.random.gauss(0, 0.01) * width
-        bar = self.stroke(f"0,{axis - lean} {width / 2},{axis} {width},{axis + lean}", scale)
+        bar = self.stroke(
+            f"0,{axis - lean} {width / 2},{axis} {width},{axis + lean}", scale, "\\frac"
+        )
         shift = self.random.gauss(0, 4) * scale
         top = above.moved((width - above.width) / 2 + shift, axis + rise - above.bottom)
         low = below.moved((width - below.width) / 2 - shift, axis - fall - below.top)
@@ -188,6 +214,7 @@ class Writer:
             f"0,{hook} {7 * scale},{hook + 7 * scale} | {18 * scale},{low} | {left},{top}"
             f" | {(left + end) / 2},{top + 2 * scale} {end},{top}{tick}",
             scale,
+            "\\sqrt",
         )
         strokes = [sign, *inner.moved(left + 14 * scale, 0.0)]
         if index is not None:

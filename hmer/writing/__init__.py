@@ -1,0 +1,1 @@
+"""Synthetic handwriting: a stroke alphabet of the project's own and a layout of formulas."""
