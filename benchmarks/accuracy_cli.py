@@ -17,6 +17,7 @@ from benchmarks.crohme import (
     read_pack,
     select,
 )
+from benchmarks.differences import MOST, explain
 from benchmarks.options import label_option, report_options, runtime_options, search_options
 from benchmarks.output import Part, check_folder, emit, write_json
 from client import Recognizer
@@ -25,7 +26,7 @@ from hmer.calibration import Calibration
 from hmer.console import progress, sentences
 from hmer.decode_types import SearchOptions
 from hmer.evaluation import UNKNOWN, Conditions
-from hmer.looks import MOST
+from hmer.looks import MOST as MOST_LOOKS
 from hmer.recognizer import LocalRecognizer
 
 
@@ -68,7 +69,7 @@ from hmer.recognizer import LocalRecognizer
 )
 @click.option(
     "--looks",
-    type=click.IntRange(1, MOST),
+    type=click.IntRange(1, MOST_LOOKS),
     default=1,
     show_default=True,
     help="Recognise each at so many sizes and take the surest answer.",
@@ -167,9 +168,21 @@ def accuracy(
     notes = []
     if len(runs) == 2:
         report["agreement"] = same = agreement(*runs)
-        notes.append(f"server and in process agree on {same['equal']} of {same['n']}.")
+        notes.append(
+            f"server and in process agree on {same['equal']} of {same['n']}"
+            + ("." if same["differing"] else ", to the token.")
+        )
         if same["differing"]:
-            notes.append(f"they differ on: {', '.join(same['differing'][:20])}")
+            notes.append(f"they differ on: {', '.join(same['differing'][:MOST])}")
+        # A stream is greedy and of one look: for another search there is nothing to compare with.
+        if same["differing"] and search.beam == 1 and looks == 1 and url and bundle:
+            with (
+                Recognizer(url, timeout=timeout) as remote,
+                LocalRecognizer(bundle, target=target, threads=threads) as local,
+            ):
+                told = explain(runs, [remote, local], same["differing"], expressions)
+            report["differences"] = [one.to_dict() for one in told]
+            notes += [one.line() for one in told]
     if out is not None:
         write_json(out, _both(runs), "predictions")
     emit(

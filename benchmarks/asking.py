@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Protocol
@@ -38,8 +38,11 @@ class GrpcAsker:
         *,
         timeout: float = 60.0,
         model: str = RECOGNIZE,
+        parameters: Mapping[str, int | str] | None = None,
     ) -> None:
-        """``timeout``: seconds a request. Raises ``BadParameter`` or ``MissingDependency``."""
+        """``timeout``: seconds a request. ``parameters``: of every request, by
+        ``hmer.serving.to_request``. Raises ``BadParameter`` or ``MissingDependency``.
+        """
         address = parse_url(url)
         if address.scheme != "grpc":
             raise BadParameter(f"{url} is an HTTP address. Give the gRPC address, HOST:PORT.")
@@ -51,6 +54,7 @@ class GrpcAsker:
                 f"Loading a server needs tritonclient ({error}): pip install 'hmer[bench]'"
             ) from error
         self._model, self._timeout = model, timeout
+        self._parameters = dict(parameters or {})
         self._inputs = [self._input(e.data) for e in expressions]
         self._client: Any = None
 
@@ -85,7 +89,10 @@ class GrpcAsker:
         """See ``Ask``."""
         try:
             result = await self._client.infer(
-                self._model, [self._inputs[index]], client_timeout=self._timeout
+                self._model,
+                [self._inputs[index]],
+                client_timeout=self._timeout,
+                parameters=self._parameters or None,
             )
         except self._triton.InferenceServerException as error:
             status = str(error.status() or "").removeprefix("StatusCode.")

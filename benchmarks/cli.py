@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import click
 
 from benchmarks.accuracy_cli import accuracy
 from benchmarks.attention_cli import attention
 from benchmarks.calibrate_cli import calibrate
 from benchmarks.compare_cli import compare
+from benchmarks.growth_cli import growth
 from benchmarks.invariance_cli import invariance
 from benchmarks.latency_cli import latency
 from benchmarks.limits_cli import limits
 from benchmarks.load_cli import load
+from benchmarks.quick_cli import quick
 from benchmarks.rescore_cli import rescore
+from benchmarks.rivals_cli import rivals
+from benchmarks.simulate_cli import simulate
 from benchmarks.speed_report_cli import report
+from benchmarks.tune_cli import tune
 
 
 @click.group()
 def main() -> None:
     """Measurements: how accurate, how sure of itself and how fast; and what limits it."""
+    # Whoever ends a run by a signal ends its servers with it, as Ctrl-C does.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 for command in (
@@ -30,7 +41,12 @@ for command in (
     latency,
     load,
     compare,
+    rivals,
     limits,
+    growth,
+    tune,
+    quick,
+    simulate,
     report,
 ):
     main.add_command(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,13 @@ from benchmarks.in_process import InProcess
 from benchmarks.inputs import gather, numbers
 from benchmarks.limits import measure
 from benchmarks.machine import describe, machine
-from benchmarks.options import input_options, result_options
+from benchmarks.options import (
+    input_options,
+    repository_option,
+    result_options,
+    weights_options,
+    work_option,
+)
 from benchmarks.output import check_folder, write_json
 from benchmarks.targets import table as targets_table
 from benchmarks.targets import targets
@@ -30,20 +35,7 @@ BARE = "in process"
 
 
 @click.command()
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    default=Path("hmer/pretrained"),
-    show_default=True,
-    help="The exported bundle.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    default=Path("training/pretrained"),
-    show_default=True,
-    help="The same weights in PyTorch: for the eager loop, and for other numbers of tokens a call.",
-)
+@weights_options
 @input_options
 @click.option("--rounds", "count", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option(
@@ -63,12 +55,7 @@ BARE = "in process"
 @click.option(
     "--k", "ks", default="1,2,4,8", show_default=True, help='Ours with these, too; "none" for none.'
 )
-@click.option(
-    "--repository-options",
-    default="--target auto",
-    show_default=True,
-    help="Of hmer-export repository, for ours.",
-)
+@repository_option("ours")
 @click.option(
     "--identity",
     type=click.IntRange(min=0),
@@ -84,13 +71,7 @@ BARE = "in process"
     help="So often ours is started; the time until it is ready is that of all but the first.",
 )
 @click.option("--limits/--no-limits", default=True, help="Measure the machine's limits, too.")
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(tempfile.gettempdir()) / "hmer-bench",
-    show_default=True,
-    help="Keeps what is exported and assembled; the next run is quicker.",
-)
+@work_option("hmer-bench")
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=120.0, help="Seconds for each request."
 )

@@ -1,9 +1,6 @@
 """One request at a time, through every path at hand, and where its time goes.
 
-What happens inside a server cannot be seen from outside, and Triton's own statistics end when a
-model's ``execute`` returns, long before a continuous batcher answers. So a served path is split by
-what the same work takes in process (``split_served``).
-
+A path in process times its stages itself; a served one is split in ``benchmarks.latency_served``.
 The paths take turns, a pass over all pictures each. A stage's figure is a mean, so that stages add
 up to the mean of the whole; the whole is told in percentiles, too.
 """
@@ -14,10 +11,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPSConnection
-from importlib import import_module
 from typing import Any, Protocol
 
 from benchmarks.asking import Reply
@@ -26,18 +20,16 @@ from benchmarks.figures import percentiles, spread
 from benchmarks.in_process import Worker
 from benchmarks.load import by_length
 from benchmarks.loops import Sample
-from client import Recognizer
-from client.transport import parse_url
-from hmer.errors import HmerError, ServerUnavailable
+from hmer.errors import HmerError
 from hmer.preprocess import decode
 from hmer.score import compare, summarise
 from hmer.tables import Table
 
 DECODE_IMAGE, PREPROCESS, ENCODER, STEPS = "decode image", "preprocess", "encoder", "steps"
 QUEUE, REST, TRANSPORT, SERVER = "queue", "rest", "transport", "server"
+# Rest: of a path in process, between its stages; server: of a server, what no other stage has.
 STAGES = (DECODE_IMAGE, PREPROCESS, ENCODER, STEPS, QUEUE, REST, TRANSPORT, SERVER)
 _OF_TIMINGS = {"preprocess": PREPROCESS, "encode": ENCODER, "decode": STEPS, "queue": QUEUE}
-_PINGS = 20
 
 
 @dataclass(frozen=True)
@@ -87,88 +79,6 @@ class WorkerWay:
     def close(self) -> None:
         """See ``Way``."""
         self._worker.close()
-
-
-class ServedWay:
-    """A server, over gRPC or HTTP by its ``url``."""
-
-    def __init__(self, url: str, data: Sequence[bytes], load_s: float | None = None) -> None:
-        """Send the first request. Raises ``ServerUnavailable``."""
-        self._url, self._data = url, data
-        self._recognizer = Recognizer(url, timeout=60.0)
-        self.load_s = load_s
-        began = time.perf_counter()
-        try:
-            self._recognizer.recognize(data[0])
-        except ServerUnavailable:
-            self._recognizer.close()
-            raise
-        except HmerError:
-            pass  # the picture's fault; it is counted with the others
-        self.first_ms = (time.perf_counter() - began) * 1e3
-
-    def take(self, order: Sequence[int]) -> Pass:
-        """See ``Way``; the only stage that is seen from here is the transport."""
-        ms, replies = [], list[Reply]()
-        for index in order:
-            began = time.perf_counter()
-            try:
-                reply: Reply = self._recognizer.recognize(self._data[index]).tokens
-            except HmerError as error:
-                reply = error
-            ms.append((time.perf_counter() - began) * 1e3)
-            replies.append(reply)
-        return Pass(ms, replies, {TRANSPORT: round_trip_ms(self._url)})
-
-    def close(self) -> None:
-        """See ``Way``."""
-        self._recognizer.close()
-
-
-def round_trip_ms(url: str) -> float:
-    """Median milliseconds of a question that costs the server nothing: is it alive?
-
-    Over one connection that is open already, as a client's is.
-    """
-    address = parse_url(url)
-    with ExitStack() as stack:
-        if address.scheme == "grpc":
-            triton = import_module("tritonclient.grpc")
-            client = stack.enter_context(triton.InferenceServerClient(address.authority))
-            ask: Callable[[], object] = client.is_server_live
-        else:
-            kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
-            connection = kind(address.host, address.port, timeout=10)
-            stack.callback(connection.close)
-
-            def ask() -> object:
-                connection.request("GET", f"{address.path}/v2/health/live")
-                return connection.getresponse().read()
-
-        times = []
-        for _ in range(_PINGS + 1):
-            began = time.perf_counter()
-            ask()
-            times.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(times[1:])
-
-
-def split_served(
-    served: dict[str, Any], encoder: Mapping[str, Any], step: Mapping[str, Any]
-) -> None:
-    """Split a served path's mean by what the same work takes in process.
-
-    ``encoder`` and ``step``: the figures of the paths in process with the runtimes that the
-    server has for each. Transport is an empty round trip; what is left is the server's own:
-    queues, copies between processes, hops, and whatever its share of the CPUs makes slower.
-    """
-    stages: dict[str, float] = {
-        name: encoder["stages_ms"][name] for name in (DECODE_IMAGE, PREPROCESS, ENCODER)
-    }
-    stages[STEPS] = step["stages_ms"][STEPS]
-    stages[TRANSPORT] = served["stages_ms"][TRANSPORT]
-    stages[SERVER] = served["mean_ms"] - sum(stages.values())
-    served["stages_ms"] = stages
 
 
 def decode_image_ms(data: Sequence[bytes]) -> float:

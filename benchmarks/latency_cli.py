@@ -13,36 +13,31 @@ import click
 
 from benchmarks.in_process import Spec, Worker
 from benchmarks.inputs import gather, shuffled
-from benchmarks.latency import ServedWay, Way, WorkerWay, decode_image_ms, run, split_served, tables
+from benchmarks.latency import Way, WorkerWay, decode_image_ms, run, tables
+from benchmarks.latency_served import ServedWay, split_served
 from benchmarks.machine import describe, machine
-from benchmarks.options import input_options, result_options
+from benchmarks.options import (
+    input_options,
+    repository_option,
+    result_options,
+    weights_options,
+)
 from benchmarks.output import check_folder, write_json
 from benchmarks.repositories import Chosen, assemble
 from benchmarks.served import ServedProcess
+from benchmarks.server_metrics import metrics_address, read_metrics
 from client.transport import parse_url
 from hmer.bundle import CHECKPOINT, GRAPHS, load_bundle
 from hmer.console import sentences
-from hmer.errors import HmerError, MissingDependency
+from hmer.errors import HmerError, MissingDependency, ServerSetupError, ServerUnavailable
+from hmer.gpu import find_gpu
 from hmer.runtime import TARGETS, thread_count
 
 SERVED = "served"
 
 
 @click.command()
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    default=Path("hmer/pretrained"),
-    show_default=True,
-    help="The exported bundle.",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    default=Path("training/pretrained"),
-    show_default=True,
-    help="The same weights in PyTorch.",
-)
+@weights_options
 @click.option(
     "--url",
     "urls",
@@ -50,12 +45,7 @@ SERVED = "served"
     help="A running server, HOST:PORT or http://HOST:PORT; may be given twice.  [default: one is "
     "started]",
 )
-@click.option(
-    "--repository-options",
-    default="--target auto",
-    show_default=True,
-    help="Of hmer-export repository, for the server that is started.",
-)
+@repository_option("the server that is started")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @input_options
 @result_options
@@ -95,7 +85,9 @@ def latency(
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         ways = _bare(bundle, checkpoint, inputs, missing, stack, say)
-        served, chosen = _served(bundle, urls, repository_options.split(), inputs, stack, say)
+        missing["TensorRT in process"] = _no_tensorrt()
+        options = repository_options.split()
+        served, chosen = _served(bundle, urls, options, inputs, missing, stack, say)
         ways |= served
         found = run(ways, order, rounds, say)
         image_ms = decode_image_ms(inputs)
@@ -164,25 +156,46 @@ def _served(
     urls: tuple[str, ...],
     options: list[str],
     inputs: list[bytes],
+    missing: dict[str, str],
     stack: ExitStack,
     say: Any,
 ) -> tuple[dict[str, Way], Chosen | None]:
     """The paths through a server, and what it runs, where it is one that is started here."""
     load_s: float | None = None
     chosen: Chosen | None = None
+    own: str | None = None
     if not urls:
         say("Starting a server ...")
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         repository = assemble(bundle, work / "ours", *options)
         chosen = Chosen.of(repository)
         server = stack.enter_context(ServedProcess(repository))
-        urls, load_s = (server.grpc, server.http), server.ready_s
+        urls, load_s, own = (server.grpc, server.http), server.ready_s, server.metrics
     ways: dict[str, Way] = {}
     for url in urls:
-        way = ServedWay(url, inputs, load_s)
+        name = f"{SERVED}, {parse_url(url).scheme}"
+        metrics: str | None = own or metrics_address(url)
+        try:
+            read_metrics(str(metrics))
+        except (ServerUnavailable, MissingDependency) as error:
+            metrics, missing[f"{name}: its own stages"] = None, str(error)
+        way = ServedWay(url, inputs, load_s, metrics)
         stack.callback(way.close)
-        ways[f"{SERVED}, {parse_url(url).scheme}"] = way
+        ways[name] = way
     return ways, chosen
+
+
+def _no_tensorrt() -> str:
+    """Why TensorRT is not among the paths in process."""
+    try:
+        gpu = find_gpu()
+    except ServerSetupError as error:
+        return str(error)
+    if gpu is None:
+        return "There is no NVIDIA GPU."
+    return (
+        f"Engines for the {gpu.name} are served by Triton's image: give its addresses with --url."
+    )
 
 
 def _split(paths: dict[str, dict[str, Any]], chosen: Chosen) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from benchmarks.growth_plots import roofline
 from benchmarks.inputs import gather
 from benchmarks.limits import measure, tables
 from benchmarks.machine import describe, machine
-from benchmarks.options import input_options, result_options
+from benchmarks.options import FILE, bundle_option, input_options, result_options, target_option
 from benchmarks.output import check_folder, write_json
 from benchmarks.repositories import Chosen
 from hmer.bundle import GRAPHS, load_bundle
@@ -19,20 +20,8 @@ from hmer.console import sentences
 
 
 @click.command()
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    default=Path("hmer/pretrained"),
-    show_default=True,
-    help="The exported bundle.",
-)
-@click.option(
-    "--target",
-    type=click.Choice(["onnxruntime", "openvino"]),
-    default="onnxruntime",
-    show_default=True,
-    help="The runtime of encoder and step.",
-)
+@bundle_option
+@target_option("of encoder and step")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
@@ -41,6 +30,11 @@ from hmer.console import sentences
     help="Of the encoder; bf16 with the target openvino.",
 )
 @input_options
+@click.option(
+    "--plot",
+    type=FILE,
+    help="Write encoder and step below the machine's peaks to this SVG file.",
+)
 @result_options
 @sentences
 def limits(
@@ -50,6 +44,7 @@ def limits(
     data: Path | None,
     form: str,
     limit: int | None,
+    plot: Path | None,
     output: Path | None,
     markdown: bool,
     as_json: bool,
@@ -61,10 +56,11 @@ def limits(
 
     \b
     Examples:
-      hmer-bench limits --target openvino
+      hmer-bench limits --target openvino --plot limits.svg
       hmer-bench limits --data test_2014.jsonl.gz --limit 16 --json
     """
     check_folder(output, "figures")
+    check_folder(plot, "plot")
     loaded = load_bundle(bundle, GRAPHS)
     inputs = [e.data for e in gather(data, form, limit or 16)]
     about = machine()
@@ -80,6 +76,8 @@ def limits(
         "data": data.name if data else "samples",
         **found,
     }
+    if plot is not None:
+        plot.write_text(roofline(found), encoding="utf-8")
     if output is not None:
         write_json(output, report, "figures")
     if as_json:

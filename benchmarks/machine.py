@@ -33,8 +33,14 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {"hmer": __version__, **versions()},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [_program(), *sys.argv[1:]],
     }
+
+
+def _program() -> str:
+    """What was run, as it is called once installed: ``python -m benchmarks.cli`` is hmer-bench."""
+    name = Path(sys.argv[0]).name
+    return "hmer-bench" if name == "cli.py" else name
 
 
 def versions() -> dict[str, str]:

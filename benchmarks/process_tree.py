@@ -61,6 +61,11 @@ def usage(pid: int) -> Usage:
     return Usage(cpu_seconds(pid), memory)
 
 
+def available_mb() -> float:
+    """Memory that programs can still take on this machine, in 10^6 bytes."""
+    return float(_psutil().virtual_memory().available) / 1e6
+
+
 def listener(host: str, port: int) -> int | None:
     """The process of this user that listens on ``port``; ``None`` for another machine's."""
     psutil = _psutil()

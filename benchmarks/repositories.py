@@ -55,8 +55,10 @@ class Chosen:
         return cls(target, str(found.get("step_target") or target), str(found["precision"]))
 
 
-def with_k(checkpoint: Path, k: int, work: Path) -> Path:
+def with_k(checkpoint: Path, k: int, work: Path, beam: int = 0) -> Path:
     """The graphs of ``checkpoint`` at ``k`` tokens a call; exported once, and kept in ``work``.
+
+    ``beam`` as of ``export_bundle``: 0 leaves the graph for beams out.
 
     Raises the errors of ``export.onnx_export.export_bundle``.
     """
@@ -64,7 +66,7 @@ def with_k(checkpoint: Path, k: int, work: Path) -> Path:
     key = hashlib.sha256(sha256_of(bundle.file(WEIGHTS_FILE)).encode())
     for path in _exporting_code():  # other code may export other graphs
         key.update(path.read_bytes())
-    folder = work / "bundles" / f"{key.hexdigest()[:12]}-k{k}"
+    folder = work / "bundles" / f"{key.hexdigest()[:12]}-k{k}{f'-beam{beam}' * (beam > 0)}"
     if folder.is_dir():
         return folder
     from export.images import gather
@@ -72,7 +74,7 @@ def with_k(checkpoint: Path, k: int, work: Path) -> Path:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     images = dict(list(gather(bundle.preprocess, None, None).items())[:8])
-    export_bundle(checkpoint, folder, k=k, beam=0, images=images, runtimes=["onnxruntime"])
+    export_bundle(checkpoint, folder, k=k, beam=beam, images=images, runtimes=["onnxruntime"])
     return folder
 
 
@@ -102,7 +104,7 @@ def reference(kind: str, bundle: Path, output: Path, chosen: Chosen, checkpoint:
     Preprocessing, encoder and step are the product's models. ``eager`` and
     ``eager1`` (with one thread) need the ``checkpoint``.
     """
-    options = ["--target", chosen.target, "--step", "bls"]
+    options = ["--target", chosen.target, "--step", "bls", "--preprocessors", "1"]
     if chosen.precision == "bf16":
         options += ["--precision", "bf16"]
     assemble(bundle, output, *options)

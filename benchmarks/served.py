@@ -91,6 +91,11 @@ class ServedProcess:
         """``http://HOST:PORT``."""
         return str(self.about["http"])
 
+    @property
+    def metrics(self) -> str:
+        """The address of its metrics page."""
+        return str(self.about["metrics"])
+
     def usage(self) -> Usage:
         """Of the command, the server and its models together."""
         assert self._process is not None

@@ -13,7 +13,8 @@ from hmer.errors import MissingDependency
 Axes = Any  # matplotlib's
 
 
-def _drawn(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+def drawn(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    """What ``draw`` does to axes, on a picture of ``size`` inches. Raises ``MissingDependency``."""
     try:
         matplotlib = import_module("matplotlib")
         figures = import_module("matplotlib.figure")
@@ -54,7 +55,7 @@ def contenders(report: Mapping[str, Any], key: str, label: str) -> str:
         axes.invert_yaxis()
         axes.set(xlabel=f"{label}, median and quartiles of {report['rounds']} rounds")
 
-    return _drawn(draw, (7.5, 0.45 * len(rows) + 1.0))
+    return drawn(draw, (7.5, 0.45 * len(rows) + 1.0))
 
 
 def load_curve(levels: Sequence[Mapping[str, Any]], kind: str) -> str:
@@ -86,7 +87,7 @@ def load_curve(levels: Sequence[Mapping[str, Any]], kind: str) -> str:
         )
         axes.legend()
 
-    return _drawn(draw, (6.5, 4.0))
+    return drawn(draw, (6.5, 4.0))
 
 
 def stages(paths: Mapping[str, Mapping[str, Any]]) -> str:
@@ -104,7 +105,7 @@ def stages(paths: Mapping[str, Mapping[str, Any]]) -> str:
         axes.set(xlabel="mean milliseconds of a request, one at a time")
         axes.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
-    return _drawn(draw, (7.5, 0.5 * len(known) + 1.8))
+    return drawn(draw, (7.5, 0.5 * len(known) + 1.8))
 
 
 def by_length(series: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -121,7 +122,7 @@ def by_length(series: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         axes.set(xlabel="tokens of the answer", ylabel="p50, ms", ylim=(0, None))
         axes.legend(fontsize="small")
 
-    return _drawn(draw, (6.5, 3.8))
+    return drawn(draw, (6.5, 3.8))
 
 
 def limits(found: Mapping[str, Any]) -> str:
@@ -146,4 +147,4 @@ def limits(found: Mapping[str, Any]) -> str:
         axes.set(xlabel="milliseconds a call")
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.4, -0.25))
 
-    return _drawn(draw, (7.0, 0.5 * len(rows) + 1.6))
+    return drawn(draw, (7.0, 0.5 * len(rows) + 1.6))

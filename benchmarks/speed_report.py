@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import latency, limits, load, speed_plots
 from benchmarks.compare_cli import contenders_table
 from benchmarks.machine import describe
+from benchmarks.report_sections import ACCURACY, MORE, kind_of
+from benchmarks.report_types import Plot, Section, Shown
 from benchmarks.targets import Target
 from benchmarks.targets import table as targets_table
 from hmer.errors import BadParameter, MissingDependency, MissingInput
@@ -20,57 +21,62 @@ from hmer.tables import Table
 TEMPLATE = "speed.html"
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A caption and an SVG."""
-
-    caption: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """One JSON file. ``lines`` say on what and how it was measured."""
-
-    title: str
-    lines: list[str]
-    tables: list[Table]
-    plots: list[Plot] = field(default_factory=list)
-
-
 def read(path: Path) -> dict[str, Any]:
-    """A file that ``--output`` wrote. Raises ``MissingInput`` or ``BadParameter``."""
+    """A file that ``--output`` wrote, or a JSON document of accuracy or invariance.
+
+    Raises ``MissingInput`` or ``BadParameter``.
+    """
     if not path.is_file():
         raise MissingInput(f"There is no file {path}. Write one with --output.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadParameter(f"{path} is not a JSON file ({error}).") from None
-    if not isinstance(found, dict) or found.get("benchmark") not in SECTIONS:
+    if not isinstance(found, dict) or kind_of(found) not in SECTIONS:
         raise BadParameter(
-            f"{path} holds no figures of {', '.join(SECTIONS)}. Write one with their --output."
+            f"{path} holds no figures of {', '.join(SECTIONS)}. Write one with their --output, or "
+            "redirect their --json."
         )
     return found
 
 
-def section(found: Mapping[str, Any], plots: bool) -> Section:
-    """The section of one file; ``plots`` need matplotlib."""
-    kind = str(found["benchmark"])
-    title, tables, draw = SECTIONS[kind]
-    about = found["machine"]
-    lines = [_what(found), describe(about), f"Repeat: {shlex.join(about['command'])}"]
+def section(found: Mapping[str, Any], plots: bool, name: str = "the document") -> Shown:
+    """The section of one file, called ``name`` in errors; ``plots`` need matplotlib.
+
+    Raises ``BadParameter`` if fields are missing: the file is of another version.
+    """
+    kind = SECTIONS[str(kind_of(found))]
+    try:
+        tables = kind.tables(found)
+        lines = [*_conditions(found), *kind.notes(found)]
+        return Shown(kind.title, lines, tables, kind.plots(found) if plots else [])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadParameter(
+            f"{name} lacks what this version of the report needs ({type(error).__name__}: {error})."
+            " Measure again with this version."
+        ) from error
+
+
+def _conditions(found: Mapping[str, Any]) -> list[str]:
+    """On what, with what, and how to repeat it, as far as the file tells."""
+    # Accuracy's own remarks begin with it.
+    lines = [_what(found)] if "data" in found and kind_of(found) != ACCURACY else []
+    about = found.get("machine")
+    if about is None:
+        return lines
+    lines += [describe(about), f"Repeat: {shlex.join(about['command'])}"]
     before = about.get("load_before")
     if before and before[0] > 0.5 * about["cpus"]:
         lines.append(
             f"The machine was not idle before it (load {before[0]:.1f} on {about['cpus']} CPUs): "
             "take the figures as leads."
         )
-    return Section(title, lines, tables(found), draw(found) if plots else [])
+    return lines
 
 
-def markdown(sections: Sequence[Section]) -> str:
+def markdown(sections: Sequence[Shown]) -> str:
     """All sections, without plots."""
-    parts = ["# Speed"]
+    parts = ["# Measurements"]
     for one in sections:
         parts.append(f"## {one.title}")
         parts += [table.markdown() for table in one.tables]
@@ -78,7 +84,7 @@ def markdown(sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def page(sections: Sequence[Section]) -> str:
+def page(sections: Sequence[Shown]) -> str:
     """One HTML page that asks nothing of any server. Raises ``MissingDependency``."""
     try:
         import jinja2
@@ -93,13 +99,14 @@ def page(sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(title="Speed", sections=sections)
+    return environment.get_template(TEMPLATE).render(title="Measurements", sections=sections)
 
 
 def _what(found: Mapping[str, Any]) -> str:
     parts = [str(found["data"])]
     if "inputs" in found:
-        parts.append(f"{found['inputs']} inputs ({found['input']})")
+        form = f" ({found['input']})" if found.get("input") else ""
+        parts.append(f"{found['inputs']} inputs{form}")
     if "rounds" in found:
         parts.append(f"{found['rounds']} rounds")
     return ", ".join(parts)
@@ -155,15 +162,26 @@ def _limits_plots(found: Mapping[str, Any]) -> list[Plot]:
     return [Plot("Distance to the machine's limits", speed_plots.limits(found))]
 
 
-Tables = Callable[[Mapping[str, Any]], list[Table]]
-Plots = Callable[[Mapping[str, Any]], list[Plot]]
-SECTIONS: dict[str, tuple[str, Tables, Plots]] = {
-    "compare": ("Ours beside what it replaces", _compare_tables, _compare_plots),
-    "latency": (
+def _no_notes(found: Mapping[str, Any]) -> list[str]:
+    return []
+
+
+SECTIONS: dict[str, Section] = {
+    "compare": Section("Ours beside what it replaces", _compare_tables, _compare_plots, _no_notes),
+    "latency": Section(
         "One request at a time",
         lambda found: latency.tables(found["paths"]),
         _latency_plots,
+        _no_notes,
     ),
-    "load": ("Under load", lambda found: [load.table(found["levels"])], _load_plots),
-    "limits": ("Limits of the machine", lambda found: limits.tables(dict(found)), _limits_plots),
+    "load": Section(
+        "Under load", lambda found: [load.table(found["levels"])], _load_plots, _no_notes
+    ),
+    "limits": Section(
+        "Limits of the machine",
+        lambda found: limits.tables(dict(found)),
+        _limits_plots,
+        _no_notes,
+    ),
+    **MORE,
 }

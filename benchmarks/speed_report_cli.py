@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from benchmarks.output import check_folder
+from benchmarks.report_into import main_figures, put_into, write
 from benchmarks.speed_report import markdown, page, read, section
 from hmer.console import sentences
-from hmer.errors import BadParameter
 
 
 @click.command()
@@ -25,9 +25,25 @@ from hmer.errors import BadParameter
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the tables to this file.  [default: print them]",
 )
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the first table of each file between the two marker comments of this one.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the first plot as SVG here, and show it there.  [with --into]",
+)
 @sentences
-def report(files: tuple[Path, ...], html: Path | None, text: Path | None) -> None:
-    """One report from the JSON FILES that latency, load, compare and limits wrote (--output).
+def report(
+    files: tuple[Path, ...],
+    html: Path | None,
+    text: Path | None,
+    into: Path | None,
+    plot: Path | None,
+) -> None:
+    """One report from the JSON FILES that the other commands wrote (--output, or their --json).
 
     Every section names the machine, the versions and the command that repeats it.
 
@@ -35,20 +51,20 @@ def report(files: tuple[Path, ...], html: Path | None, text: Path | None) -> Non
     Examples:
       hmer-bench report compare.json load.json limits.json --html speed.html
       hmer-bench report compare.json --markdown speed.md
+      hmer-bench report compare.json --into README.md --plot speed.svg
     """
-    check_folder(html, "page")
-    check_folder(text, "tables")
-    sections = [section(read(path), plots=html is not None) for path in files]
+    if plot is not None and into is None:
+        raise click.UsageError("--plot is for --into.")
+    for path, what in ((html, "page"), (text, "tables"), (plot, "plot")):
+        check_folder(path, what)
+    plots = html is not None or plot is not None
+    sections = [section(read(path), plots, str(path)) for path in files]
     if html is not None:
-        _write(html, page(sections))
+        write(html, page(sections))
     if text is not None:
-        _write(text, markdown(sections))
-    elif html is None:
+        write(text, markdown(sections))
+    if into is not None:
+        changed = put_into(into, main_figures(sections, plot, into))
+        click.echo(f"{into} {'was brought up to date' if changed else 'is up to date'}.", err=True)
+    if text is None and html is None and into is None:
         click.echo(markdown(sections), nl=False)
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise BadParameter(f"{path} cannot be written: {error.strerror}.") from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from client.results import Partial
-from client.transport import Outputs
+from client.transport import Call, Outputs
 from hmer.contract import (
     ALTERNATIVES,
     ATTENTION,
@@ -28,8 +28,8 @@ from hmer.recognition import Alternative, AttentionMaps, Recognition
 _BROKEN = (KeyError, ValueError, TypeError, ArithmeticError)
 
 
-def to_recognition(outputs: Outputs, url: str, model: str, milliseconds: float) -> Recognition:
-    """The answer in ``outputs``; ``milliseconds`` becomes its timing ``request``.
+def to_recognition(outputs: Outputs, url: str, call: Call, milliseconds: float) -> Recognition:
+    """The answer in ``outputs`` to ``call``; ``milliseconds`` becomes its timing ``request``.
 
     Raises ``InferenceFailed`` if a tensor is missing or holds something else: the model is not
     a recogniser, or of another contract.
@@ -43,12 +43,13 @@ def to_recognition(outputs: Outputs, url: str, model: str, milliseconds: float) 
             alternatives=tuple(
                 _alternative(entry) for entry in json.loads(str(outputs[ALTERNATIVES.name]))
             ),
-            confidence=None if math.isnan(confidence) else confidence,
+            confidence=confidence if confidence >= 0.0 else None,  # or NaN: unknown
             timings={"request": milliseconds},
             attention=_attention(outputs),
+            request_id=call.request_id,
         )
     except _BROKEN as error:
-        raise _not_ours(url, model, error) from None
+        raise _not_ours(url, call.model, error) from None
 
 
 def to_partial(

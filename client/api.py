@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -40,7 +41,15 @@ from client.protocol import DEFAULT_CONCURRENCY, Items, is_many
 from client.results import Health, Partial
 from client.retry import DEFAULT_RETRY, Deadline, Retrier, Retry
 from client.shared_memory import SharedInputs
-from client.transport import DEFAULT_URL, Call, ModelInfo, Outputs, Transport, open_transport
+from client.transport import (
+    DEFAULT_URL,
+    Call,
+    ModelInfo,
+    Outputs,
+    SharedInput,
+    Transport,
+    open_transport,
+)
 from hmer.contract import RECOGNIZE, RECOGNIZE_STREAM
 from hmer.errors import Cancelled, HmerError, InferenceFailed
 from hmer.recognizer import Recognition
@@ -155,10 +164,10 @@ class Recognizer:
 
         def send(remaining: float | None) -> Recognition:
             start = time.perf_counter()
-            with self._guarded(), self._placed(call) as placed:
-                outputs = self._transport.infer(placed, remaining, cancellation)
+            with self._guarded(call):
+                outputs = self._infer(call, remaining, cancellation)
             took = (time.perf_counter() - start) * 1e3
-            return to_recognition(outputs, self.url, call.model, took)
+            return to_recognition(outputs, self.url, call, took)
 
         return self._retrier.run(send, deadline, self.url, self._pause(cancellation))
 
@@ -180,7 +189,7 @@ class Recognizer:
         began = time.perf_counter()
 
         def start(remaining: float | None) -> tuple[Outputs | None, Generator[Outputs, None, None]]:
-            with self._guarded():
+            with self._guarded(call):
                 parts = self._transport.stream(call, remaining, cancellation)
                 return next(parts, None), parts
 
@@ -192,11 +201,11 @@ class Recognizer:
                 new = to_partial(outputs, part.tokens, part.scores, self.url, call.model)
                 if new is None:
                     took = (time.perf_counter() - began) * 1e3
-                    yield to_recognition(outputs, self.url, call.model, took)
+                    yield to_recognition(outputs, self.url, call, took)
                     return
                 part = new
                 yield part
-                with self._guarded():
+                with self._guarded(call):
                     outputs = next(parts, None)
         raise InferenceFailed(
             f"The model {call.model!r} at {self.url} ended the stream before its answer. Its log "
@@ -215,25 +224,31 @@ class Recognizer:
         call = Call(model, self.version, read(data), name or uuid.uuid4().hex, sent)
         return call, deadline, options.get("cancellation")
 
-    @contextlib.contextmanager
-    def _placed(self, call: Call) -> Iterator[Call]:
+    def _infer(
+        self, call: Call, timeout: float | None, cancellation: Cancellation | None
+    ) -> Outputs:
         if self._shared is None:
-            yield call
-        else:
-            with self._shared.holding(call.data) as place:
-                yield Call(call.model, call.version, b"", call.request_id, call.parameters, place)
+            return self._transport.infer(call, timeout, cancellation)
+
+        def ask(place: SharedInput) -> Outputs:
+            placed = replace(call, data=b"", shared=place)
+            return self._transport.infer(placed, timeout, cancellation)
+
+        return self._shared.send(call.data, ask)
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """What goes wrong once this is closed is ``Cancelled``."""
+    def _guarded(self, call: Call) -> Iterator[None]:
+        """What goes wrong once this is closed is ``Cancelled``; errors get the request's id."""
         closed = f"The connection to {self.url} was closed by this program."
         if self._closed.is_set():
             raise Cancelled(closed)
         try:
             yield
-        except Exception:  # a closed channel is gRPC's ValueError
+        except Exception as error:  # a closed channel is gRPC's ValueError
             if self._closed.is_set():  # by another thread, under this request's feet
                 raise Cancelled(closed) from None
+            if isinstance(error, HmerError):
+                error.request_id = call.request_id
             raise
 
     def _pause(self, cancellation: Cancellation | None) -> Any:

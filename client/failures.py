@@ -72,6 +72,11 @@ def from_status(
             f"The server at {url} has more requests waiting than it accepts. Try again later, or "
             "send fewer at once."
         )
+    if "is restricted" in lower:  # UNAVAILABLE over gRPC, but it will not be otherwise later
+        return BadParameter(
+            f"The server at {url} keeps this closed ({_first_line(text)}). Start it with what "
+            "opens it, such as hmer-serve --shared-memory."
+        )
     if status == "UNAVAILABLE":
         return no_server(url, _first_line(text) or "unavailable")
     if status == "CANCELLED":

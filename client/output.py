@@ -119,7 +119,7 @@ class JsonLines:
 def as_object(name: str, outcome: Recognition | HmerError) -> dict[str, Any]:
     """The JSON object of one input; ``ms`` is the request's time, seen from the client."""
     if isinstance(outcome, HmerError):
-        return {"input": name, "error": outcome.to_dict()}
+        return {"input": name, "error": outcome.to_dict(), **_named(outcome)}
     return {
         "input": name,
         "latex": outcome.latex,
@@ -128,7 +128,13 @@ def as_object(name: str, outcome: Recognition | HmerError) -> dict[str, Any]:
         "confidence": outcome.confidence,
         "alternatives": [other.to_dict() for other in outcome.alternatives],
         "ms": milliseconds(outcome),
+        **_named(outcome),
     }
+
+
+def _named(outcome: Recognition | HmerError) -> dict[str, str]:
+    """What the server's log calls the request, of one that was sent."""
+    return {"request_id": outcome.request_id} if outcome.request_id else {}
 
 
 class Csv:

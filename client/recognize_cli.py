@@ -92,7 +92,9 @@ LOW_CONFIDENCE = 3  # exit code
     help="Requests under way at the same time.",
 )
 @click.option(
-    "--shared-memory", is_flag=True, help="Hand inputs over in memory; on the server's host only."
+    "--shared-memory",
+    is_flag=True,
+    help="Hand inputs over in memory; on the host of a hmer-serve --shared-memory only.",
 )
 @model_option
 @version_option

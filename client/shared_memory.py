@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
+from typing import TypeVar
 
 from client.tensors import framed
 from client.transport import SharedInput, Transport
@@ -18,6 +19,10 @@ from hmer.errors import BadParameter, HmerError, InferenceFailed
 
 REGION_BYTES = 1 << 20  # at least; a larger input gets a larger region
 REGISTER_TIMEOUT = 5.0  # seconds
+# What Triton says of a region that was registered before it was started again.
+_FORGOTTEN = "unable to find shared memory region"
+
+T = TypeVar("T")
 
 
 class SharedInputs:
@@ -29,6 +34,28 @@ class SharedInputs:
         self._free: list[tuple[str, SharedMemory]] = []
         self._all: dict[str, SharedMemory] = {}
         self._lock = threading.Lock()
+
+    def send(self, data: bytes, ask: Callable[[SharedInput], T]) -> T:
+        """``ask`` with the place of ``data``; once more if the server has forgotten its regions.
+
+        A server that was started again has. Raises what ``ask`` and ``holding`` raise.
+        """
+        try:
+            with self.holding(data) as place:
+                return ask(place)
+        except BadParameter as error:
+            if _FORGOTTEN not in str(error).lower():
+                raise
+        self._renew()
+        with self.holding(data) as place:
+            return ask(place)
+
+    def _renew(self) -> None:
+        """Give up the regions that nobody uses: they were all registered with the old server."""
+        with self._lock:
+            regions, self._free = self._free, []
+        for region in regions:
+            self._drop(*region)
 
     @contextlib.contextmanager
     def holding(self, data: bytes) -> Iterator[SharedInput]:

@@ -57,7 +57,11 @@ class RepositoryOptions:
     its steps; ``None`` means the host's default. ``precision``: of the encoder, ``fp32`` (what
     the graph says) or ``bf16`` (OpenVINO only).
     ``threads``: of the encoder, 0 for every CPU. ``slots``, ``max_queue``, ``max_tokens``:
-    see ``hmer.serving.DecodeParameters``. ``preprocessors``: instances of ``preprocess``.
+    see ``hmer.serving.DecodeParameters``. ``preprocessors``: instances of ``preprocess``, which
+    ``recognize`` does not need and which is served only where this is not 0.
+    ``step_threads`` of the decoder's step. ``encoder_workers`` and ``batch_pixels``: see
+    ``hmer.serving.GraphParameters``. ``queue_delay_us``: how long Triton may wait for a batch of
+    the encoder; of use only where Triton itself batches. ``hmer-bench tune`` measures these.
     """
 
     host: str = EMBEDDED
@@ -68,9 +72,13 @@ class RepositoryOptions:
     slots: int = DecodeParameters.slots
     max_queue: int = DecodeParameters.max_queue
     max_tokens: int = DecodeParameters.max_tokens
-    preprocessors: int = 1
+    preprocessors: int = 0
     guards: bool = DecodeParameters.guards
     step_target: str | None = None
+    step_threads: int = 1
+    encoder_workers: int = 0
+    batch_pixels: int = 0
+    queue_delay_us: int = 0
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS or self.target not in (*TARGETS, AUTO):
@@ -103,11 +111,14 @@ class RepositoryOptions:
             raise BadParameter(f"The precision is fp32 or bf16, not {self.precision}.")
         if self.precision == "bf16" and self.target != OPENVINO:
             raise BadParameter("--precision bf16 needs --target openvino.")
-        for name in ("slots", "max_queue", "max_tokens", "preprocessors"):
+        for name in ("slots", "max_queue", "max_tokens", "step_threads"):
             if getattr(self, name) < 1:
                 raise BadParameter(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.threads < 0:
             raise BadParameter(f"threads is {self.threads}; it must be 0 (every CPU) or more.")
+        for name in ("preprocessors", "encoder_workers", "batch_pixels", "queue_delay_us"):
+            if getattr(self, name) < 0:
+                raise BadParameter(f"{name} is {getattr(self, name)}; it must be 0 or more.")
 
     @property
     def python_graphs(self) -> bool:
@@ -139,7 +150,8 @@ class RepositoryOptions:
 def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelConfig]:
     """The configuration of every served model for a network of these ``sizes``.
 
-    ``decoder_beam`` is served where ``decode`` calls it, if ``sizes.beam`` says that it exists.
+    ``decoder_step``, and ``decoder_beam`` if ``sizes.beam`` says that it exists, are served where
+    ``decode`` calls them.
     """
     specs = contract.models(sizes)
     graph = GraphParameters(
@@ -147,17 +159,19 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         precision=options.precision,
         threads=options.threads,
         max_queue=options.max_queue,
+        workers=options.encoder_workers,
+        batch_pixels=options.batch_pixels,
     )
     # A step is bound by reading the weights: a second thread gains little, and takes the
     # encoder's CPU. In fp32 because bf16 gains nothing there.
     step = GraphParameters(
         target=options.step_target or options.target,
-        threads=1,
-        lazy=options.decode_step == IN_PROCESS,  # `decode` has a graph of its own
+        threads=options.step_threads,
     )
     decode = DecodeParameters(
         step=options.decode_step,
         target=step.target,
+        threads=step.threads,
         slots=options.slots,
         max_queue=options.max_queue,
         max_tokens=options.max_tokens,
@@ -173,36 +187,36 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         contract.RECOGNIZE_STREAM: _streaming(
             _python(specs[contract.RECOGNIZE_STREAM], to_strings(recognize), 1, max_batch_size=1)
         ),
-        # `recognize` preprocesses itself; this is for whoever wants the encoder's input.
-        contract.PREPROCESS: _python(
-            specs[contract.PREPROCESS], to_strings(PreprocessParameters()), options.preprocessors
-        ),
         contract.ENCODER: _graph(specs[contract.ENCODER], options, graph, MAX_ROWS),
-        contract.DECODER_STEP: _graph(specs[contract.DECODER_STEP], options, step, options.slots),
         # One instance owns all slots.
         contract.DECODE: _python(specs[contract.DECODE], to_strings(decode), 1),
     }
     # The encoder on a CPU takes requests off this queue at once, into its own. Triton's batches
     # on a GPU have one padded size, and never wait: one forms while the one before it runs.
-    _queue(configs[contract.ENCODER], options.max_queue, 1 if options.python_graphs else None)
+    preferred = 1 if options.python_graphs and not options.queue_delay_us else None
+    _queue(configs[contract.ENCODER], options.max_queue, preferred, options.queue_delay_us)
     # A new version of `recognize` calls its own version of these, the old one the old ones.
-    for name in (contract.ENCODER, contract.DECODER_STEP, contract.DECODE):
-        configs[name].version_policy.latest.num_versions = 2
+    calls = {contract.ENCODER, contract.DECODE}
     # `decode` bounds its own queue. `decoder_step` has one caller, which waits for each
     # answer and sends all its slots as one batch.
-    if contract.DECODER_BEAM in specs and options.decode_step == BLS:
+    for name in (contract.DECODER_STEP, contract.DECODER_BEAM):
         # Where `decode` loads the graph itself, serving it too would cost an idle process.
-        configs[contract.DECODER_BEAM] = _graph(
-            specs[contract.DECODER_BEAM], options, step, options.slots
+        if name in specs and options.decode_step == BLS:
+            configs[name] = _graph(specs[name], options, step, options.slots)
+            calls.add(name)
+    for name in calls:
+        configs[name].version_policy.latest.num_versions = 2
+    if options.preprocessors:  # for whoever wants the encoder's input: `recognize` makes its own
+        configs[contract.PREPROCESS] = _python(
+            specs[contract.PREPROCESS], to_strings(PreprocessParameters()), options.preprocessors
         )
-        configs[contract.DECODER_BEAM].version_policy.latest.num_versions = 2
     return configs
 
 
-def _queue(config: ModelConfig, size: int, preferred: int | None) -> None:
-    """Batch without waiting, refuse requests above ``size``, drop those whose time is up."""
+def _queue(config: ModelConfig, size: int, preferred: int | None, delay_us: int) -> None:
+    """Batch, waiting ``delay_us`` at most; refuse requests above ``size``, drop overdue ones."""
     batching = config.dynamic_batching
-    batching.max_queue_delay_microseconds = 0
+    batching.max_queue_delay_microseconds = delay_us
     if preferred is not None:
         batching.preferred_batch_size.append(preferred)
     policy = batching.default_queue_policy

@@ -9,28 +9,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
+from hmer.console import Decorator, block
 from hmer.errors import MissingDependency
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Progress = Callable[[int, int], None]  # done, in all
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 PATH = click.Path(path_type=Path)
-
-
-def block(*options: Decorator) -> Decorator:
-    """Several options as one decorator, in the order of ``--help``."""
-
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
 
 
 def output_option(what: str) -> Decorator:
@@ -51,6 +39,43 @@ def force_option(what: str) -> Decorator:
 
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document."
+)
+
+# What `hmer-bench tune` chooses beside --threads and --slots.
+serving_options: Decorator = block(
+    click.option(
+        "--step-target",
+        type=click.Choice(("onnxruntime", "openvino")),
+        help="What runs the decoder's graphs on a CPU.  [default: as --target, or measured]",
+    ),
+    click.option(
+        "--step-threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Threads of the decoder's step.",
+    ),
+    click.option(
+        "--encoder-workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Pictures encoded at a time, by ONNX Runtime; 0: one for two threads, up to 4.",
+    ),
+    click.option(
+        "--batch-pixels",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Pixels of the encoder's batches, on a CPU; 0: as was measured to pay.",
+    ),
+    click.option(
+        "--queue-delay",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Microseconds that Triton may wait for a batch of the encoder; costs latency.",
+    ),
 )
 
 compared_on: Decorator = block(

@@ -18,7 +18,7 @@ from export.config import (
     TENSORRT,
     RepositoryOptions,
 )
-from export.options import force_option, json_option, output_option
+from export.options import force_option, json_option, output_option, serving_options
 from export.repository import assemble
 from export.targets import table
 from hmer.console import sentences
@@ -95,11 +95,12 @@ Examples:
 )
 @click.option(
     "--preprocessors",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=0),
     default=RepositoryOptions.preprocessors,
     show_default=True,
-    help="Processes that read pictures.",
+    help="Processes of a model that only reads pictures; recognize reads its own.",
 )
+@serving_options
 @click.option(
     "--engines",
     type=click.Path(path_type=Path),
@@ -121,13 +122,31 @@ def repository(
     threads: int,
     precision: str,
     preprocessors: int,
+    step_target: str | None,
+    step_threads: int,
+    encoder_workers: int,
+    batch_pixels: int,
+    queue_delay: int,
     engines: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Assemble a Triton model repository from the exported BUNDLE (hmer-export onnx)."""
     options = RepositoryOptions(
-        host, target, step, precision, threads, slots, max_queue, max_tokens, preprocessors
+        host,
+        target,
+        step,
+        precision,
+        threads,
+        slots,
+        max_queue,
+        max_tokens,
+        preprocessors,
+        step_target=step_target,
+        step_threads=step_threads,
+        encoder_workers=encoder_workers,
+        batch_pixels=batch_pixels,
+        queue_delay_us=queue_delay,
     )
     result = assemble(bundle, output, options, engines=engines, force=force)
     for path in result.missing:

@@ -1,8 +1,9 @@
 """Who may decode: the queue of waiting requests, bounded, and the slots that are free.
 
 All that a submitting thread touches of the scheduler is here, behind one lock; no callback and
-no step runs under it. First come, first served within a priority (``hmer.priority``): a beam that
-needs more slots than are free keeps its place at the head, and nobody overtakes it there.
+no step runs under it. First come, first served within a priority (``hmer.priority``), but for
+short formulas, which go first (``hmer.overtaking``): a long one keeps its slot for many calls. A
+beam that needs more slots than are free keeps its place at the head; nobody overtakes it there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from hmer.decode_types import DecodeRequest
 from hmer.errors import BadParameter, HmerError, Overloaded, ServerUnavailable
+from hmer.overtaking import Overtaking
 from hmer.priority import PriorityLine
 
 
@@ -22,6 +24,12 @@ class Waiting:
 
     request: DecodeRequest
     since: float
+
+    @property
+    def size(self) -> int:
+        """Positions of its features: how long the formula is likely to be."""
+        height, width = self.request.encoded.values.shape[:2]
+        return int(height * width)
 
 
 class Admission:
@@ -38,6 +46,7 @@ class Admission:
         self._slots, self._max_queue = slots, max_queue
         self._wake = threading.Condition()
         self._queue: PriorityLine[Waiting] = PriorityLine()
+        self._small = Overtaking()  # by positions
         self._free = list(range(slots - 1, -1, -1))
         self._asked = 0  # how many waiting requests were asked whether they are cancelled
         self._stopping = False
@@ -63,6 +72,7 @@ class Admission:
                     f"at work and {len(self._queue)} requests waiting. Try again later."
                 )
             self._queue.push(entry, entry.request.priority)
+            self._small.came(entry.size)
             self.accepted += 1
             self._wake.notify()
 
@@ -107,12 +117,28 @@ class Admission:
         return gone
 
     def next(self) -> tuple[Waiting, tuple[int, ...]] | None:
-        """The head of the queue with the slots that it gets, if enough are free."""
+        """Who is next, with the slots that it gets, if enough are free for the queue's head."""
         with self._wake:
             if not self._queue or self._queue.peek().request.rows > len(self._free):
                 return None
-            entry = self._queue.pop()
+            entry = self._take()
             return entry, tuple(self._free.pop() for _ in range(entry.request.rows))
+
+    def _take(self) -> Waiting:
+        head = self._queue.peek()
+        able = (
+            other
+            for other in self._queue
+            if other.request.priority == head.request.priority
+            and other.request.rows <= len(self._free)
+        )
+        entry = self._small.first(able, lambda other: other.size)
+        if entry is None or entry is head:
+            self._small.turn()
+            return self._queue.pop()
+        self._small.overtook(entry.size)
+        self._queue.remove(lambda other: other is entry)
+        return entry
 
     def give_back(self, slots: Sequence[int]) -> None:
         """Slots are free again."""

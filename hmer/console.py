@@ -15,6 +15,7 @@ import click
 from hmer.errors import HmerError
 
 P = ParamSpec("P")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -25,6 +26,17 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the sentence."""
         click.echo(f"error: {self.message}", file=file or sys.stderr)
+
+
+def block(*options: Decorator) -> Decorator:
+    """Several options as one decorator, in the order of ``--help``."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 def sentences(command: Callable[P, R]) -> Callable[P, R]:

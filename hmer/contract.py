@@ -95,9 +95,11 @@ FEATURE_SIZE = TensorSpec("feature_size", "int32", (2,))
 LATEX = TensorSpec("latex", "bytes", (1,))
 TOKENS = TensorSpec("tokens", "bytes", (1,))  # separated by single spaces
 SCORE = TensorSpec("score", "float32", (1,))  # the sequence's probability, 0..1
-# The probability, 0..1, that the answer is right (`hmer.calibration`); NaN where the bundle has no
+# The probability, 0..1, that the answer is right (`hmer.calibration`); negative, as JSON has no
+# NaN and Triton's HTTP end points would write a bare one, where the bundle has no
 # calibration for the way the answer was searched for.
 CONFIDENCE = TensorSpec("confidence", "float32", (1,))
+UNKNOWN_CONFIDENCE = -1.0
 # A JSON list of {"latex", "tokens", "score"}, best first, without the answer itself.
 ALTERNATIVES = TensorSpec("alternatives", "bytes", (1,))
 # Of recognize_stream: the next token of the answer, its probability (0..1), and its place in the

@@ -2,13 +2,12 @@
 
 On a CPU the encoder is nearly all of a formula's work, and its time grows with the picture's
 pixels; a batch saves little but the fixed cost of a call. So one session with a thread a core is
-called by several workers at a time: a picture alone gets all cores, and as soon as there is
-another, each gets its share, with no core waiting for a batch to end.
+called by one worker or, with more cores, several: a picture alone gets all cores, those of several
+workers their share each, with no core waiting for a batch to end.
 
-First come, first served, with one exception: a picture that is small beside what was asked for of
-late, so a short formula, goes first. It delays the others by little, for it is little work, and
-would else wait for many times its own. Small ones overtake until they have taken as much work as
-one ordinary picture; then it is the oldest's turn, so nobody waits for ever.
+First come, first served, with two exceptions. Short formulas go first (``hmer.overtaking``). And
+among the others a picture counts as having come earlier by as long as it will take, so that what
+takes long does not also wait long.
 
 Batches are of one size class (equal padded shapes) and small: pictures join while their pixels
 sum up to less than a call's fixed cost is worth. Who shares a batch never changes an answer.
@@ -16,7 +15,9 @@ sum up to less than a call's fixed cost is worth. Who shares a batch never chang
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,15 +37,16 @@ from hmer.errors import (
     Overloaded,
     ServerUnavailable,
 )
+from hmer.overtaking import Overtaking
 
 _log = logging.getLogger(__name__)
 
 Tensors = Mapping[str, NDArray[Any]]
 
-# A picture is small if it has at most this share of the mean number of pixels.
-SMALL = 0.5
-# How fast the mean follows what is asked for: about the last 32 requests count.
+# How fast the seconds that a pixel takes follow: about the last 32 calls count.
 FOLLOW = 1 / 32
+# Added to a thread's niceness: a thread gets a third of what others do that want the CPU.
+NICER = 5
 # A batch's pixels, padding included. Measured on one core: two pictures of 10,000 pixels in a
 # call take 5 % less time than in two calls; with 30,000 it is the same.
 BATCH_PIXELS = 24_000
@@ -62,6 +64,7 @@ class EncodeJob:
     size: NDArray[np.int32]
     on_done: Callable[[Tensors | HmerError], None]
     deadline: float | None = None
+    arrived: float = 0.0  # set by the queue
 
     @property
     def pixels(self) -> int:
@@ -87,17 +90,19 @@ class EncodeQueue:
         *,
         workers: int,
         max_queue: int,
+        batch_pixels: int = BATCH_PIXELS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """No thread yet. Raises ``BadParameter``."""
+        self._batch_pixels = batch_pixels
         if workers < 1 or max_queue < 1:
             raise BadParameter(f"workers ({workers}) and max_queue ({max_queue}) must be positive.")
         self._infer, self._max_queue, self._clock = infer, max_queue, clock
         self._wake = threading.Condition()
         self._waiting: list[EncodeJob] = []  # in the order of arrival
         self._idle = workers
-        self._mean = 0.0  # pixels of a job
-        self._overtook = 0  # pixels that overtook the oldest since its last turn
+        self._small = Overtaking()  # by pixels
+        self._pace = 0.0  # seconds that a pixel takes
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"hmer-encode-{index}", daemon=True)
@@ -114,9 +119,9 @@ class EncodeQueue:
                 raise Overloaded(
                     f"The encoder is full: {len(self._waiting)} requests wait. Try again later."
                 )
+            job.arrived = self._clock()
             self._waiting.append(job)
-            pixels = job.pixels / len(job.image)
-            self._mean += (pixels - self._mean) * (FOLLOW if self._mean else 1.0)
+            self._small.came(job.pixels)
             self._wake.notify()
 
     def __len__(self) -> int:
@@ -131,14 +136,17 @@ class EncodeQueue:
     def _take(self) -> list[EncodeJob]:
         if not self._waiting:
             return []
-        first = self._waiting[0]
-        first = next((job for job in self._waiting if self._may_overtake(job)), first)
-        self._overtook = 0 if first is self._waiting[0] else self._overtook + first.pixels
+        first = self._small.first(self._waiting, lambda job: job.pixels)
+        if first is None:
+            first = min(self._waiting, key=self._since)
+            self._small.turn()
+        else:
+            self._small.overtook(first.pixels)
         chosen, pixels = [first], first.pixels
         # Others of its size class fill the batch, unless an idle worker can have them at once.
         spare = len(self._waiting) - 1 - self._idle
         for job in self._waiting:
-            if spare < 1 or pixels + first.pixels > BATCH_PIXELS:
+            if spare < 1 or pixels + first.pixels > self._batch_pixels:
                 break
             if job is not first and job.shape == first.shape:
                 chosen.append(job)
@@ -147,10 +155,11 @@ class EncodeQueue:
         self._waiting = [job for job in self._waiting if job not in chosen]
         return chosen
 
-    def _may_overtake(self, job: EncodeJob) -> bool:
-        return job.pixels <= min(SMALL * self._mean, self._mean - self._overtook)
+    def _since(self, job: EncodeJob) -> float:
+        return job.arrived - self._pace * job.pixels
 
     def _work(self) -> None:
+        step_back()
         while True:
             with self._wake:
                 while not (self._waiting or self._stopping):
@@ -187,11 +196,17 @@ class EncodeQueue:
             for job in due:
                 _answer(job, _failure(error))
             return
+        self.took(self._clock() - now, sum(job.pixels for job in due))
         first = 0
         for job in due:
             rows = slice(first, first + len(job.image))
             first = rows.stop
             _answer(job, {name: values[rows] for name, values in outputs.items()})
+
+    def took(self, seconds: float, pixels: int) -> None:
+        """Learn from a call how long pixels take."""
+        pace = seconds / pixels
+        self._pace += (pace - self._pace) * (FOLLOW if self._pace else 1.0)
 
     def start(self) -> None:
         """Start the workers, once."""
@@ -223,6 +238,19 @@ class EncodeQueue:
     ) -> None:
         """Stop."""
         self.stop()
+
+
+def step_back() -> None:
+    """Let others have the CPU before this thread, and before those that it will start.
+
+    The encoder has as many threads as there are CPUs, and more to do than everybody else. Beside
+    them the decoder's one thread would get a share that is too small under load: formulas would
+    pile up before its slots, where a short one cannot overtake.
+    """
+    if hasattr(os, "setpriority"):
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICER)
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

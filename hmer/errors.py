@@ -46,6 +46,7 @@ class HmerError(Exception):
     """Base of all errors; ``code`` is stable, ``str(error)`` is a sentence for a person."""
 
     code = "error"
+    request_id = ""  # of the request that failed, by which the server's log names it
 
     def to_dict(self) -> dict[str, str]:
         """``{"code": ..., "message": ...}`` for JSON output."""

@@ -56,12 +56,14 @@ class Recognition(Alternative):
     calibration for the way it was searched for (``hmer.calibration``).
     ``timings`` are milliseconds by stage, as far as they are known: "preprocess", "encode",
     "queue", "decode", or, of a served answer, "request". ``attention`` only where asked for.
+    ``request_id``: of a served answer, what the server's log calls the request.
     """
 
     alternatives: tuple[Alternative, ...] = ()
     confidence: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     attention: AttentionMaps | None = field(default=None, compare=False, repr=False)
+    request_id: str = field(default="", compare=False)
 
     def _repr_latex_(self) -> str:
         """For notebooks."""
@@ -77,6 +79,7 @@ class Recognition(Alternative):
             "confidence": self.confidence,
             "alternatives": [other.to_dict() for other in self.alternatives],
             "timings": {stage: round(ms, 3) for stage, ms in self.timings.items()},
+            **({"request_id": self.request_id} if self.request_id else {}),
         }
 
 

@@ -163,6 +163,9 @@ class OnnxRuntimeRunner(BaseRunner):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
+        # An arena keeps what the largest input ever needed, times the callers; measured with the
+        # encoder and 95 sizes of picture: no faster, and 100 MB instead of 60.
+        options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(

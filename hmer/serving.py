@@ -35,6 +35,15 @@ MAX_INPUT_BYTES = 32 * 1024 * 1024
 
 # How many bytes of answers a model keeps (`hmer-serve --cache`); 0 by default: none.
 CACHE_VARIABLE = "HMER_CACHE_BYTES"
+# Whether `recognize` writes a line a request (`hmer-serve --log-requests`), and how: one of
+# `LOG_FORMATS`; unset or empty: none.
+LOG_VARIABLE = "HMER_LOG_REQUESTS"
+JSON, TEXT = "json", "text"
+LOG_FORMATS = (TEXT, JSON)
+# Where traces go (`hmer-serve --trace-url`): OpenTelemetry's own name, unset or empty: nowhere.
+TRACE_VARIABLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+# The request parameter, and the header that becomes one, that continues a caller's trace.
+TRACEPARENT = "traceparent"
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ class GraphParameters:
 
     ``target``: ``onnxruntime`` or ``openvino``. ``threads``: 0 means every CPU that the
     process may use. ``max_queue``: of the encoder's own queue (``hmer.encoding``); 0: there is
-    none, and batches come from Triton. ``lazy``: load the graph with the first request, for a
-    model that is served for whoever wants it but stands in nobody's way.
+    none, and batches come from Triton. ``workers`` that call the encoder at a time and
+    ``batch_pixels`` of a call (``hmer.encoding``); 0: the usual number.
     """
 
     bundle: str = BUNDLE_PATH
@@ -59,7 +68,8 @@ class GraphParameters:
     precision: str = "fp32"
     threads: int = 0
     max_queue: int = 0
-    lazy: bool = False
+    workers: int = 0
+    batch_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ PRIORITIES = (INTERACTIVE, BATCH)
 RAW, BASE64 = "raw", "base64"
 ENCODINGS = (RAW, BASE64)
 # What servers and clients put among the parameters for themselves.
-_FOREIGN = ("triton_", "sequence_", "binary_data")
+_FOREIGN = ("triton_", "sequence_", "binary_data", "traceparent")
 # Where `decode` finds whom to tell (model_repository.reply); of no use from outside.
 REPLY = "hmer_reply"
 

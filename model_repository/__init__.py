@@ -14,6 +14,11 @@
     repository.py  opens and checks a repository
     endpoints.py   addresses and ports
     server.py      that server as a child process
+    settings.py    what a server lets others do, and what it tells: Triton's options
     serve.py       the command hmer-serve
+    foreground.py  what that command does until Ctrl-C
+    log_lines.py   the server's log on the terminal, as text or JSON lines
+    tracing.py     OpenTelemetry traces of requests
     docker.py      the line that serves a repository with NVIDIA's image instead
+    container.py   what runs in there: checks the repository, becomes tritonserver
 """

@@ -25,10 +25,12 @@ def call(
     version: int = ANY_VERSION,
     parameters: Mapping[str, int | str | bool] | None = None,
     timeout_us: int = 0,
+    request_id: str = "",
 ) -> dict[str, Tensor]:
     """The tensors that ``model`` answered with, by name, those of ``outputs`` that there are.
 
-    Usable from any thread, which waits. Raises the model's own error.
+    ``request_id``: of the request that the call is made for. Usable from any thread, which waits.
+    Raises the model's own error.
     """
     request = pb_utils.InferenceRequest(
         model_name=model,
@@ -37,6 +39,7 @@ def call(
         inputs=list(inputs),
         parameters=dict(parameters or {}),
         timeout=timeout_us,
+        request_id=request_id,
     )
     result = request.exec()
     if result.has_error():

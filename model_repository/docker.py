@@ -10,7 +10,6 @@ from hmer.engine import check_gpu
 from hmer.engine_images import DEFAULT, check_image, image_named
 from hmer.errors import MissingBundle
 from hmer.gpu import find_gpu
-from hmer.serving import MAX_WORKERS
 from model_repository.endpoints import Endpoints
 from model_repository.repository import Repository
 
@@ -52,20 +51,16 @@ def docker_line(
     *,
     gpu: bool,
     image: str = IMAGE,
-    version_compatible: bool = False,
 ) -> str:
     """A shell command for a repository assembled with ``--host container``.
 
-    ``version_compatible``: let Triton run the code that version-compatible engines carry.
-
     The image's Python lacks what ``preprocess`` needs, so it is installed first; the Python
     backend passes tensors through shared memory, of which a container has 64 MB by default.
+    ``model_repository.container``, from the repository's own code, checks it and starts Triton.
     """
     inside = (
         "pip install --quiet -r /repository/requirements.txt && "
-        "exec tritonserver --model-repository=/repository/models"
-        f" --backend-config=python,thread-pool-size={MAX_WORKERS}"
-        + (" --backend-config=tensorrt,version-compatible=true" if version_compatible else "")
+        "exec env PYTHONPATH=/repository/lib python3 -m model_repository.container /repository"
     )
     ports = [
         f"-p {endpoints.host}:{port}:{inner}"
@@ -81,7 +76,8 @@ def docker_line(
             *(["--gpus all"] if gpu else []),
             "--shm-size=1g",
             *ports,
-            "-e PIP_BREAK_SYSTEM_PACKAGES=1",
+            "-e PIP_BREAK_SYSTEM_PACKAGES=1 -e PYTHONDONTWRITEBYTECODE=1",
+            f"-e HMER_IMAGE={shlex.quote(image)}",
             f"-v {shlex.quote(str(Path(repository).resolve()))}:/repository:ro",
             shlex.quote(image),
             f"sh -c {shlex.quote(inside)}",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,7 @@ class GraphModel:
     file: str
 
     spec: ModelSpec
-    runner: Runner | None = None
-    _open: Callable[[], Runner]
+    runner: Runner
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Verify the bundle and load the graph."""
@@ -47,15 +45,12 @@ class GraphModel:
             parameters = model_parameters(args, GraphParameters)
             bundle = model_bundle(args, parameters.bundle)
             self.spec = contract.models(bundle.sizes)[self.model]
-            self._open = partial(
-                open_runner,
+            self.runner = open_runner(
                 parameters.target,
                 bundle.file(self.file),
                 threads=parameters.threads,
                 precision=parameters.precision,
             )
-            if not parameters.lazy:
-                self.runner = self._open()
         except HmerError as error:
             refuse(error)
 
@@ -74,8 +69,7 @@ class GraphModel:
 
     def finalize(self) -> None:
         """Free the graph."""
-        if self.runner is not None:
-            self.runner.close()
+        self.runner.close()
 
     def _run(self, feeds: Sequence[Tensors]) -> list[Response]:
         try:
@@ -96,7 +90,5 @@ class GraphModel:
             return [error_response(error) for _ in feeds]
 
     def _infer(self, feeds: Tensors) -> Tensors:
-        if self.runner is None:
-            self.runner = self._open()
         outputs = self.runner.infer(feeds)
         return {tensor.name: outputs[tensor.name] for tensor in self.spec.outputs}

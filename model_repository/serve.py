@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import click
 
 from hmer.errors import HmerError, MissingBundle, ServerSetupError
-from hmer.serving import cache_bytes
+from hmer.serving import JSON, LOG_FORMATS, TEXT, cache_bytes
 from model_repository.docker import IMAGE, check_engines, docker_line
 from model_repository.endpoints import Endpoints
+from model_repository.foreground import Output, run
+from model_repository.log_lines import event
 from model_repository.repository import Repository, open_repository
 from model_repository.server import READY_TIMEOUT_S, EmbeddedServer
+from model_repository.settings import ServerSettings
+from model_repository.tracing import check_installed
 
 EPILOG = """
 \b
@@ -86,7 +83,40 @@ _NEEDED = (
     help="Let whoever reaches the ports load and unload models: what a new version that takes "
     "over needs (python -m model_repository.versions).",
 )
-@click.option("--verbose", is_flag=True, help="Show Triton's log on the terminal too.")
+@click.option(
+    "--shared-memory",
+    is_flag=True,
+    help="Let clients on this machine hand inputs over in shared memory "
+    "(hmer-client recognize --shared-memory).",
+)
+@click.option("--verbose", is_flag=True, help="Show the server's log on the terminal too.")
+@click.option(
+    "--log-requests/--no-log-requests",
+    default=True,
+    show_default=True,
+    help="Write a line for every request to the log: its id, result, size, tokens and times "
+    "(model_repository.recognize.request_log has the names).",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default=TEXT,
+    show_default=True,
+    help="Of the lines of --log-requests and of what is shown on the terminal.",
+)
+@click.option(
+    "--trace-url",
+    metavar="URL",
+    default=None,
+    help="OpenTelemetry collector to send traces to, such as http://localhost:4318/v1/traces.",
+)
+@click.option(
+    "--trace-rate",
+    type=click.FloatRange(0, 1),
+    default=ServerSettings.trace_rate,
+    show_default=True,
+    help="Part of the requests to trace, of those that come without a traceparent.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -115,7 +145,12 @@ def main(
     log: Path | None,
     cache: str,
     model_control: bool,
+    shared_memory: bool,
     verbose: bool,
+    log_requests: bool,
+    log_format: str,
+    trace_url: str | None,
+    trace_rate: float,
     timeout: float,
     print_docker: bool,
     image: str,
@@ -130,12 +165,21 @@ def main(
         if print_docker:
             _print_docker(checked, endpoints, image, as_json)
             return
-        server = EmbeddedServer(
-            checked, endpoints, log=log, cache=cache_bytes(cache), model_control=model_control
+        if trace_url:
+            check_installed()
+        settings = ServerSettings(
+            cache=cache_bytes(cache),
+            model_control=model_control,
+            shared_memory=shared_memory,
+            log_requests=log_format if log_requests else None,
+            trace_url=trace_url,
+            trace_rate=trace_rate,
         )
-        code = _run(server, timeout, verbose, as_json)
+        server = EmbeddedServer(checked, endpoints, log=log, settings=settings)
+        code = run(server, timeout, Output(as_json, log_format == JSON, verbose))
     except HmerError as error:
-        click.echo(f"error: {error}", err=True)
+        line = event("failed", "error", message=str(error)) if log_format == JSON else None
+        click.echo(line or f"error: {error}", err=True)
         sys.exit(1)
     sys.exit(code)
 
@@ -150,128 +194,8 @@ def _print_docker(repository: Repository, endpoints: Endpoints, image: str, as_j
     warning = check_engines(repository, image)
     if warning:
         click.echo(f"warning: {warning}", err=True)
-    compatible = any(engine.version_compatible for engine in repository.engines.values())
-    line = docker_line(
-        repository.folder, endpoints, gpu=gpu, image=image, version_compatible=compatible
-    )
+    line = docker_line(repository.folder, endpoints, gpu=gpu, image=image)
     click.echo(json.dumps({"docker": line}) if as_json else line)
-
-
-def _run(server: EmbeddedServer, timeout: float, verbose: bool, as_json: bool) -> int:
-    """Serve until a signal (exit code 0) or until the server ends by itself (an error)."""
-    with _stop_signals() as stop:
-        began = time.monotonic()
-        try:
-            server.start()
-            follower = _Follower(server.log) if verbose else None
-            _wait(server, timeout, stop, follower)
-            if not stop.is_set():
-                _announce(server, time.monotonic() - began, as_json)
-            while not stop.wait(0.2):
-                if follower is not None:
-                    follower.show()
-                if server.returncode() is not None:
-                    server.keep_log()
-                    raise ServerSetupError(
-                        f"The server ended by itself (exit code {server.returncode()}). Its log: "
-                        f"{server.log}"
-                    )
-            if not as_json:
-                click.echo("Stopping ...", err=True)
-        finally:
-            server.stop()
-    return 0
-
-
-def _wait(
-    server: EmbeddedServer,
-    timeout: float,
-    stop: threading.Event,
-    follower: _Follower | None,
-) -> None:
-    """Wait until the server is ready or ``stop`` is set, with a progress bar on a terminal."""
-    models = server.repository.models
-    hidden = not sys.stderr.isatty() or follower is not None
-    with click.progressbar(
-        length=len(models),
-        label="Loading models",
-        file=sys.stderr,
-        hidden=hidden,
-        show_eta=False,
-    ) as bar:
-
-        def progress(loaded: set[str]) -> bool:
-            bar.update(len(loaded & set(models)) - bar.pos)
-            if follower is not None:
-                follower.show()
-            return not stop.is_set()
-
-        server.wait_ready(timeout, progress)
-
-
-def _announce(server: EmbeddedServer, seconds: float, as_json: bool) -> None:
-    e = server.endpoints
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "http": e.http,
-                    "grpc": e.grpc,
-                    "metrics": e.metrics,
-                    "repository": str(server.repository.folder),
-                    "models": list(server.repository.models),
-                    "pid": server.pid,
-                    "log": str(server.log),
-                    "seconds": round(seconds, 2),
-                }
-            )
-        )
-    else:
-        click.echo(
-            f"Ready after {seconds:.1f} s: {', '.join(server.repository.models)}\n"
-            f"  gRPC     {e.grpc}\n"
-            f"  HTTP     {e.http}\n"
-            f"  metrics  {e.metrics}\n"
-            f"  log      {server.log}\n"
-            "With NVIDIA's image instead: hmer-serve --repository DIR --print-docker, for a DIR "
-            "assembled with --host container.\n"
-            "Ctrl-C stops the server."
-        )
-    sys.stdout.flush()
-
-
-class _Follower:
-    """Shows what is new in a log file on stderr."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._shown = path, 0
-
-    def show(self) -> None:
-        """Write what was added since the last call."""
-        with self._path.open("rb") as stream:
-            stream.seek(self._shown)
-            added = stream.read()
-        self._shown += len(added)
-        click.echo(added, err=True, nl=False)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set; a second one interrupts at once."""
-    stop = threading.Event()
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
 
 
 if __name__ == "__main__":

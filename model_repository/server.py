@@ -17,15 +17,19 @@ from pathlib import Path
 from types import TracebackType
 
 from hmer.errors import HmerError, InferenceFailed, ServerSetupError, from_wire
-from hmer.serving import CACHE_VARIABLE, MAX_WORKERS
+from hmer.serving import MAX_WORKERS
 from model_repository import embedded
 from model_repository.endpoints import Endpoints
 from model_repository.repository import Repository
+from model_repository.settings import ServerSettings
 
+DEFAULTS = ServerSettings()
 READY_TIMEOUT_S = 120.0
 # Requests under way are short; what is still there after this is abandoned.
 STOP_TIMEOUT_S = 5
 STOP_GRACE_S = 10
+# Of a temporary log: a server runs for months, and its folder may be in memory.
+MAX_LOG_BYTES = 16 * 2**20
 
 # Becomes the server, which the kernel is to terminate when its parent dies, however that dies
 # (1 is PR_SET_PDEATHSIG). A program of its own, because little is safe between fork and exec.
@@ -49,15 +53,9 @@ class EmbeddedServer:
         endpoints: Endpoints,
         *,
         log: str | Path | None = None,
-        cache: int = 0,
-        model_control: bool = False,
+        settings: ServerSettings = DEFAULTS,
     ) -> None:
-        """``log``: where the server's output goes; by default a file that a clean stop removes.
-
-        ``cache``: bytes of answers that ``recognize`` and ``recognize_stream`` keep, each.
-        ``model_control``: let whoever reaches the ports load and unload models (which
-        ``model_repository.versions`` needs).
-        """
+        """``log``: where the server's output goes; by default a file that a clean stop removes."""
         if repository.description.get("host") != "embedded":
             raise ServerSetupError(
                 f"{repository.folder} was assembled for NVIDIA's container. Run it there "
@@ -67,7 +65,7 @@ class EmbeddedServer:
         self._wanted = endpoints
         self.endpoints = endpoints
         self._folder: Path | None = None
-        self._cache, self._model_control = cache, model_control
+        self._settings = settings
         self._keep_log = log is not None
         self.log = Path(log).absolute() if log is not None else Path()
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,7 +87,9 @@ class EmbeddedServer:
             # that it gets to see are ours, and have no spaces.
             (self._folder / "models").symlink_to(self.repository.folder / "models")
             command = self._command(triton, embedded.lay_out(triton, self._folder))
-            with self.log.open("wb") as output:
+            self.log.write_bytes(b"")
+            # Appended, so that it can be cut off while the server writes to it.
+            with self.log.open("ab") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _LAUNCH, *command],
                     stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ class EmbeddedServer:
                     stderr=subprocess.STDOUT,
                     # The stub puts its working directory first in sys.path.
                     cwd=self._folder,
-                    env=embedded.environment(triton) | {CACHE_VARIABLE: str(self._cache)},
+                    env=embedded.environment(triton) | self._settings.environment(),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -112,11 +112,7 @@ class EmbeddedServer:
             str(triton.binary),
             f"--model-repository={backends.parent / 'models'}",
             f"--backend-directory={backends}",
-            *(
-                ("--model-control-mode=explicit", "--load-model=*")
-                if self._model_control
-                else ("--model-control-mode=none",)
-            ),
+            *self._settings.arguments(),
             "--disable-auto-complete-config",
             # A slow disk or CPU may need more than the default 30 s to load a model.
             f"--backend-config=python,stub-timeout-seconds={int(READY_TIMEOUT_S)}",
@@ -181,6 +177,13 @@ class EmbeddedServer:
             return self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
+
+    def trim_log(self) -> None:
+        """Cut off a temporary log that has become long; one of the caller's own is the caller's."""
+        if not self._keep_log:
+            with contextlib.suppress(OSError):
+                if self.log.stat().st_size > MAX_LOG_BYTES:
+                    os.truncate(self.log, 0)
 
     def keep_log(self) -> None:
         """Leave the log where it is when the server is stopped."""

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = (
+    "tests.browser",
     "tests.bench_fixtures",
     "tests.e2e_fixtures",
     "tests.export_fixtures",
     "tests.model_fixtures",
+    "tests.serve_fixtures",
 )
 
 ROOT = Path(__file__).resolve().parent.parent

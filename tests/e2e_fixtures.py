@@ -23,7 +23,8 @@ from hmer.errors import HmerError, from_wire
 from model_repository import embedded
 from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
-from model_repository.server import EmbeddedServer
+from model_repository.server import DEFAULTS, EmbeddedServer
+from model_repository.settings import ServerSettings
 
 ANY_PORTS = Endpoints(http_port=0, grpc_port=0, metrics_port=0)
 SHIPPED = Path(__file__).resolve().parents[1] / "hmer" / "pretrained"
@@ -54,10 +55,15 @@ def need_embedded() -> None:
         pytest.skip(str(error))
 
 
-def serve(bundle: Path, folder: Path, options: RepositoryOptions) -> EmbeddedServer:
+def serve(
+    bundle: Path,
+    folder: Path,
+    options: RepositoryOptions,
+    settings: ServerSettings = DEFAULTS,
+) -> EmbeddedServer:
     """A server over a repository that is assembled in ``folder``; enter it to start."""
     assemble(bundle, folder, options)
-    return EmbeddedServer(open_repository(folder), ANY_PORTS)
+    return EmbeddedServer(open_repository(folder), ANY_PORTS, settings=settings)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +73,7 @@ def server(
     """A running server over the tiny network, in-process steps."""
     need_embedded()
     folder = tmp_path_factory.mktemp("served") / "tiny"
-    with serve(tiny_graphs.folder, folder, RepositoryOptions(slots=8)) as running:
+    with serve(tiny_graphs.folder, folder, RepositoryOptions(slots=8, preprocessors=1)) as running:
         yield running
 
 

@@ -73,7 +73,7 @@ class Script:
     delays: dict[bytes, float] = field(default_factory=dict)
     hold: Callable[[Asked], None] = lambda asked: None  # is called while a request is under way
     alternatives: str = "[]"
-    confidence: float = float("nan")
+    confidence: float = -1.0
     pause: float = 0.0  # seconds before every token of a stream
     ended: int = 0  # streams that were followed to their end
     token: str = ""  # a bearer token, without which nothing is answered

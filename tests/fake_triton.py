@@ -133,7 +133,9 @@ class InferenceRequest:
         parameters: Mapping[str, Any] | None = None,
         timeout: int = 0,
         model_version: int = -1,
+        request_id: str = "",
     ) -> None:
+        self._id = request_id
         self._inputs, self._model = list(inputs), model_name
         self._wanted, self._timeout = requested_output_names, timeout
         self._parameters = json.dumps(dict(parameters or {}))
@@ -147,6 +149,9 @@ class InferenceRequest:
 
     def timeout(self) -> int:
         return self._timeout
+
+    def request_id(self) -> str:
+        return self._id
 
     def get_response_sender(self) -> ResponseSender:
         return self.sender

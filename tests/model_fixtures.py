@@ -24,7 +24,8 @@ Tensors = dict[str, NDArray[Any]]
 
 def args_of(bundle: Bundle, name: str, **parameters: str) -> dict[str, str]:
     """What Triton hands to ``initialize``, with the bundle wherever it is."""
-    options = RepositoryOptions(step="bls" if name == "decoder_beam" else None)
+    called = name in ("decoder_step", "decoder_beam")
+    options = RepositoryOptions(step="bls" if called else None, preprocessors=1)
     config = model_configs(bundle.sizes, options)[name]
     entries = {
         key: {"string_value": value.string_value} for key, value in config.parameters.items()

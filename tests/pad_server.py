@@ -30,8 +30,10 @@ class FakeBackend:
     asked: list[tuple[bytes, Wanted]] = field(default_factory=list)
     cancelled: list[bytes] = field(default_factory=list)
     closed: bool = False
+    ids: list[str] = field(default_factory=list)
 
     async def recognize(self, data: bytes, wanted: Wanted) -> Recognition:
+        self.ids.append(wanted.pop("request_id", ""))
         self.asked.append((data, wanted))
         try:
             await asyncio.sleep(self.delay)

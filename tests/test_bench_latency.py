@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -24,15 +25,13 @@ from benchmarks.latency import (
     TRANSPORT,
     Found,
     Pass,
-    ServedWay,
     WorkerWay,
     decode_image_ms,
-    round_trip_ms,
     run,
-    split_served,
     tables,
 )
 from benchmarks.latency_cli import _split as split
+from benchmarks.latency_served import ServedWay, round_trip_ms, server_stages, split_served
 from benchmarks.repositories import Chosen
 from hmer.bundle import Bundle
 from hmer.errors import BlankImage, HmerError, ServerUnavailable
@@ -100,6 +99,36 @@ def test_a_served_path_is_split_by_the_same_work_in_process() -> None:
     }
 
 
+def test_a_server_with_counters_keeps_its_own_steps_and_queue() -> None:
+    bare = {DECODE_IMAGE: 1.0, PREPROCESS: 2.0, ENCODER: 5.0, STEPS: 4.0}
+    seen = {STEPS: 6.0, QUEUE: 0.5, TRANSPORT: 0.7, SERVER: 12.8}
+    served: dict[str, Any] = {"mean_ms": 20.0, "stages_ms": seen}
+    split_served(served, {"stages_ms": bare}, {"stages_ms": bare})
+    stages = served["stages_ms"]
+    assert {name: stages[name] for name in (STEPS, QUEUE, TRANSPORT)} == {
+        **{STEPS: 6.0, QUEUE: 0.5, TRANSPORT: 0.7}
+    }
+    assert stages[SERVER] == pytest.approx(20.0 - 6.0 - 0.5 - 0.7 - 8.0)
+
+
+def test_stages_of_a_pass_by_the_servers_counters() -> None:
+    """Two requests, one of which was refused before it reached the decoder."""
+    grown = {
+        "hmer_recognize_request_seconds_sum": 0.060,
+        "hmer_recognize_request_seconds_count": 2.0,
+        "hmer_recognize_queue_seconds_sum": 0.004,
+        "hmer_recognize_queue_seconds_count": 2.0,
+        "hmer_decode_queue_seconds_sum": 0.002,
+        "hmer_decode_queue_seconds_count": 1.0,
+        "hmer_decode_decode_seconds_sum": 0.020,
+        "hmer_decode_decode_seconds_count": 1.0,
+    }
+    stages = server_stages(31.0, grown, 2)
+    assert stages == pytest.approx({STEPS: 10.0, QUEUE: 3.0, TRANSPORT: 1.0, SERVER: 17.0})
+    assert server_stages(31.0, grown, 3) == {}  # somebody else asked, too
+    assert server_stages(31.0, {}, 2) == {}
+
+
 @pytest.mark.parametrize("kind", SERVERS)
 def test_an_empty_round_trip(kind: str) -> None:
     with SERVERS[kind](Script()) as url:
@@ -161,11 +190,27 @@ def test_a_real_server(
     assert bare["errors"] == grpc["errors"] == http["errors"] == 0
     for path in (grpc, http):
         assert set(path["stages_ms"]) == {TRANSPORT}  # nobody knows what a given server runs
+    assert "There are no metrics at" in report["missing"]["served, grpc: its own stages"]
+    assert "TensorRT in process" in report["missing"]
     split(report["paths"], ORT)
     assert sum(grpc["stages_ms"].values()) == pytest.approx(grpc["mean_ms"])
     assert grpc["stages_ms"][ENCODER] == bare["stages_ms"][ENCODER]
     assert "Where it goes, mean ms" in result.output
     assert "PyTorch eager is missing" in result.output
+
+
+@pytest.mark.e2e
+def test_a_real_servers_own_counters(server: EmbeddedServer) -> None:
+    data = pictures(3)
+    way = ServedWay(server.endpoints.grpc, data, metrics=server.endpoints.metrics)
+    try:
+        seen = way.take([0, 2, 1])
+    finally:
+        way.close()
+    assert set(seen.stages) == {STEPS, QUEUE, TRANSPORT, SERVER}
+    assert sum(seen.stages.values()) == pytest.approx(sum(seen.ms) / 3)
+    assert seen.stages[STEPS] > 0
+    assert seen.stages[TRANSPORT] > 0
 
 
 def test_sentences() -> None:

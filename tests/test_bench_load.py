@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import load as load_module
 from benchmarks.asking import Reply
 from benchmarks.cli import main
 from benchmarks.crohme import Expression
 from benchmarks.figures import percentiles, ratios, spread
 from benchmarks.inputs import PNG, gather, numbers, shortest, shuffled
-from benchmarks.load import figures_of
+from benchmarks.load import CLOSED, OPEN, Level, figures_of, too_much
 from benchmarks.loops import Run, Sample, closed_loop, open_loop, poisson, probe_loop
 from benchmarks.process_tree import listener, usage
 from hmer.errors import BadParameter, BlankImage, MissingInput, Overloaded
@@ -207,7 +208,23 @@ def test_load_of_a_server(fake: Fake, pack: Path, tmp_path: Path) -> None:
         assert level["exprate"] == 0.5  # of a, b, c, d: two are right
         assert level["throughput"] > 0
         assert level["server"]["pss_mb"] > 0  # the server is this very process
+        assert level["bad_input"] == 2
+        assert "metrics" not in level
+    assert "There are no metrics at" in report["missing"]["slots in use, waiting"]
     assert not report["levels"][0]["unstable"]
+
+
+def test_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = {"kind": CLOSED, "level": 8.0, "requests": 10, "errors": {"blank_image": 9}}
+    bad |= {"bad_input": 9}
+    assert too_much(Level(CLOSED, 16), [bad], False) == ""  # the pictures' fault
+    full = bad | {"errors": {"overloaded": 6}, "bad_input": 0}
+    assert "6 of 10 requests failed already" in too_much(Level(CLOSED, 16), [full], False)
+    assert too_much(Level(CLOSED, 4), [full], False) == ""
+    assert too_much(Level(OPEN, 16), [full], False) == ""
+    monkeypatch.setattr(load_module, "available_mb", lambda: 100.0)
+    assert too_much(Level(CLOSED, 4), [], False) == ""
+    assert "only 100 MB of memory left" in too_much(Level(CLOSED, 4), [], True)
 
 
 def test_load_counts_what_a_full_server_refuses(pack: Path) -> None:
@@ -216,10 +233,14 @@ def test_load_counts_what_a_full_server_refuses(pack: Path) -> None:
     with scripted(script) as url:
         result = load(
             *("--url", url, "--data", pack, "--input", "strokes", "--requests", 6),
-            *("--concurrency", "2", "--json"),
+            *("--concurrency", "2,4", "--json"),
         )
     assert result.exit_code == 0, result.output
-    (level,) = json.loads(result.stdout)["levels"]
+    report = json.loads(result.stdout)
+    (level,) = report["levels"]  # and a higher one is not tried
+    assert report["missing"]["4 at once"] == (
+        "skipped: at 2 at once 6 of 6 requests failed already"
+    )
     assert level["rejected"] == 6
     assert level["throughput"] == 0
     assert level["latency_ms"]["p50"] is None
@@ -240,6 +261,8 @@ def test_a_table_for_people(fake: Fake, pack: Path) -> None:
         (("--concurrency", "four"), "--concurrency is 'four'"),
         (("--data", "nowhere.jsonl.gz"), "There is no file nowhere.jsonl.gz"),
         (("--output", "/nowhere/at/all.json"), "there is no such folder"),
+        (("--perf-analyzer", "nowhere/perf_analyzer"), "There is no perf_analyzer at nowhere"),
+        (("--metrics-url", "http://localhost:1/metrics"), "There are no metrics at"),
     ],
 )
 def test_sentences(arguments: tuple[str, ...], said: str) -> None:

@@ -18,7 +18,9 @@ from export.config import RepositoryOptions
 from hmer.bundle import Bundle
 from hmer.errors import BadParameter, Cancelled, HmerError, Overloaded
 from hmer.recognizer import LocalRecognizer
+from hmer.serving import JSON
 from model_repository.server import EmbeddedServer
+from model_repository.settings import ServerSettings
 from tests.e2e_fixtures import metrics, need_embedded, picture, serve, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -34,7 +36,8 @@ def running(
     need_embedded()
     options = RepositoryOptions(slots=4, max_queue=4, max_tokens=LONG, guards=False)
     folder = tmp_path_factory.mktemp("live") / "r"
-    with serve(tiny_graphs.folder, folder, options) as server:
+    settings = ServerSettings(shared_memory=True, log_requests=JSON)
+    with serve(tiny_graphs.folder, folder, options, settings) as server:
         yield server
 
 

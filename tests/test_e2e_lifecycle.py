@@ -30,6 +30,7 @@ from hmer.errors import (
 from hmer.recognizer import LocalRecognizer
 from model_repository.repository import open_repository
 from model_repository.server import EmbeddedServer
+from model_repository.settings import ServerSettings
 from model_repository.versions import add_version, take_over
 from tests import tiny
 from tests.e2e_fixtures import ANY_PORTS, Raw, metrics, need_embedded, picture, wait_for
@@ -51,9 +52,8 @@ def running(
         folder,
         RepositoryOptions(slots=4, max_queue=8, max_tokens=LONG, guards=False),
     )
-    with EmbeddedServer(
-        open_repository(folder), ANY_PORTS, cache=1 << 20, model_control=True
-    ) as server:
+    settings = ServerSettings(cache=1 << 20, model_control=True)
+    with EmbeddedServer(open_repository(folder), ANY_PORTS, settings=settings) as server:
         yield server
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("starlette", reason="the pad's extra is not installed")
@@ -21,23 +19,10 @@ from client.pad.backend import LocalBackend, ServerBackend  # noqa: E402
 from client.retry import Retry  # noqa: E402
 from hmer import ink  # noqa: E402
 from hmer.recognizer import LocalRecognizer  # noqa: E402
+from tests.browser import DROP, LINES, latex_is, opened, write  # noqa: E402
 from tests.pad_server import FakeBackend, serving  # noqa: E402
 
 SAMPLES = Path(__file__).resolve().parent.parent / "client" / "samples"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the system's, or playwright's own."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
-        yield found
-        found.close()
 
 
 @pytest.fixture
@@ -49,47 +34,6 @@ def backend() -> FakeBackend:
 def page(browser: Any, backend: FakeBackend) -> Iterator[Any]:
     with serving(backend) as url:
         yield from opened(browser, url)
-
-
-def opened(browser: Any, url: str) -> Iterator[Any]:
-    """The page at ``url``; afterwards it must have had no errors and asked nobody else."""
-    faults: list[str] = []
-    context = browser.new_context(viewport={"width": 1000, "height": 700})
-    context.set_default_timeout(20_000)
-    page = context.new_page()
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: strangers(request.url, url, faults))
-    page.goto(url)
-    yield page
-    context.close()
-    assert not faults
-
-
-def strangers(asked: str, url: str, faults: list[str]) -> None:
-    if not asked.startswith((url, "data:", "blob:")):
-        faults.append(f"the page asked {asked}")
-
-
-def write(page: Any, strokes: Sequence[NDArray[Any]]) -> None:
-    """Draw by mouse events, as large as the sheet allows."""
-    box = page.locator("#ink").bounding_box()
-    points = np.concatenate(strokes)
-    low, span = points.min(axis=0), np.ptp(points, axis=0)
-    scale = min((box["width"] - 40) / span[0], (box["height"] - 40) / max(span[1], 1))
-    for stroke in strokes:
-        placed = (stroke - low) * scale + (box["x"] + 20, box["y"] + 20)
-        page.mouse.move(*map(float, placed[0]))
-        page.mouse.down()
-        for point in placed[1:]:
-            page.mouse.move(*map(float, point))
-        page.mouse.up()
-
-
-LINES = [np.array([[0.0, i * 10], [100, i * 10 + 5]]) for i in range(3)]
-
-
-def latex_is(page: Any, expected: str) -> None:
-    sync_api.expect(page.locator("#latex")).to_have_value(expected)
 
 
 def test_drawn_by_mouse(page: Any, backend: FakeBackend) -> None:
@@ -148,13 +92,6 @@ def test_attention_of_a_token(page: Any) -> None:
     assert inked() > 50
     page.keyboard.press("Tab")
     assert "lit" in (page.locator("#tokens button").nth(1).get_attribute("class") or "")
-
-
-DROP = """([bytes, name, type]) => {
-  const transfer = new DataTransfer();
-  transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
-  document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
-}"""
 
 
 @pytest.mark.parametrize(("form", "kind"), [("PNG", "image/png"), ("TIFF", "image/tiff")])

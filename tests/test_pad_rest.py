@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -61,6 +62,16 @@ class Pad:
         self, data: bytes, query: str = "", path: str = "/v1/recognize", **headers: str
     ) -> tuple[int, Any]:
         return ask(self._at, data, query, path, headers)
+
+    def id_of(self, data: bytes, given: str | None = None) -> str:
+        """The name of a request in its response."""
+        connection = http.client.HTTPConnection(self._at, timeout=30)
+        headers = {} if given is None else {"X-Request-Id": given}
+        connection.request("POST", "/v1/recognize", data, headers)
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        return response.getheader("X-Request-Id") or ""
 
 
 def ask(
@@ -136,6 +147,15 @@ def test_parameters_reach_the_recogniser(pad: Pad) -> None:
         "max_tokens": 9,
         "attention": False,
     }
+
+
+def test_a_request_has_a_name(pad: Pad) -> None:
+    del pad.backend.ids[:]
+    assert pad.id_of(DOT, "exam-7") == "exam-7"
+    made = [pad.id_of(DOT), pad.id_of(DOT, "with space"), pad.id_of(DOT, "x" * 129)]
+    assert all(re.fullmatch("[0-9a-f]{32}", name) for name in made)
+    assert pad.backend.ids == ["exam-7", *made]
+    assert pad.id_of(b"no picture", "exam-8") == "exam-8"  # of an error, too
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,13 @@ def edit(path: Path, change: Any) -> None:
 
 @pytest.mark.parametrize(("host", "target"), COMBINATIONS)
 def test_every_config_reads_back_and_agrees_with_the_contract(host: str, target: str) -> None:
-    configs = model_configs(SIZES, RepositoryOptions(host, target))
-    assert set(configs) == set(contract.models(SIZES))
-    for name, spec in contract.models(SIZES).items():
+    options = RepositoryOptions(host, target, preprocessors=1)
+    configs = model_configs(SIZES, options)
+    models = contract.models(SIZES)
+    called = {contract.DECODER_STEP, contract.DECODER_BEAM} & set(models)
+    assert set(configs) == set(models) - (called if options.decode_step == "in_process" else set())
+    for name in configs:
+        spec = models[name]
         config = from_text(to_text(configs[name]))
         assert config == configs[name]
         assert config.name == name
@@ -131,12 +135,14 @@ def test_the_two_that_recognize(host: str, target: str) -> None:
 )
 def test_who_runs_the_graphs(host: str, target: str, platform: str, step: str) -> None:
     configs = model_configs(SIZES, RepositoryOptions(host, target, slots=4))
-    for name in ("encoder", "decoder_step"):
-        assert platform in (configs[name].platform, configs[name].backend)
+    assert platform in (configs["encoder"].platform, configs["encoder"].backend)
     assert configs["decode"].parameters["step"].string_value == step
-    # A batch of all slots is one call; waiting for others would only delay it.
-    assert configs["decoder_step"].max_batch_size == 4
-    assert not configs["decoder_step"].HasField("dynamic_batching")
+    assert ("decoder_step" in configs) == (step == "bls"), "nobody would call it"
+    if step == "bls":
+        assert configs["decoder_step"].platform == platform
+        # A batch of all slots is one call; waiting for others would only delay it.
+        assert configs["decoder_step"].max_batch_size == 4
+        assert not configs["decoder_step"].HasField("dynamic_batching")
     assert configs["encoder"].dynamic_batching.max_queue_delay_microseconds == 0
 
 
@@ -188,6 +194,7 @@ def test_parameters_survive_the_text() -> None:
         ({"host": CONTAINER, "target": TENSORRT, "step": "in_process"}, "Leave the option out"),
         ({"precision": "bf16"}, "needs --target openvino"),
         ({"slots": 0}, "at least 1"),
+        ({"preprocessors": -1}, "0 or more"),
         ({"step": "elsewhere"}, "in_process or bls"),
     ],
 )
@@ -208,8 +215,7 @@ def test_layout(bundle: Path, tmp_path: Path) -> None:
     assert result.missing == ()
     # Triton takes every folder beside the models for a model.
     assert {path.name for path in (output / "models").iterdir()} == set(result.models)
-    graphs = {"encoder", "decoder_step", "decode"}
-    assert set(result.models) == {"recognize", "recognize_stream", "preprocess"} | graphs
+    assert set(result.models) == {"recognize", "recognize_stream", "encoder", "decode"}
     for name in result.models:
         config = from_text((output / "models" / name / "config.pbtxt").read_text(encoding="utf-8"))
         assert config.name == name

@@ -1,102 +1,20 @@
-"""hmer-serve without the real server: finding its parts, starting and stopping a child, errors."""
+"""The server as a child process, without the real one: start, stop, failures, missing parts."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import socket
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from export.config import CONTAINER, ONNXRUNTIME, RepositoryOptions
-from export.repository import assemble
-from hmer.bundle import Bundle, save_bundle
 from hmer.errors import MissingDependency, ServerSetupError, VocabularyMismatch
-from hmer.preprocess import PreprocessSettings
-from hmer.vocab import Vocabulary
-from model_repository import embedded, serve, server
-from model_repository.docker import docker_line
+from model_repository import embedded, server
 from model_repository.embedded import EmbeddedTriton
 from model_repository.endpoints import Endpoints
-from model_repository.repository import Repository, open_repository
+from model_repository.repository import Repository
 from model_repository.server import EmbeddedServer, load_failure
-
-ROOT = Path(__file__).resolve().parents[1]
-ANY_PORTS = Endpoints(http_port=0, grpc_port=0, metrics_port=0)
-
-# Stands in for tritonserver: ready after a moment, ends on SIGTERM (unless told otherwise).
-FAKE_SERVER = """
-    #!{python}
-    import http.server, os, signal, sys, time
-    options = dict(a[2:].split("=", 1) for a in sys.argv[1:] if "=" in a)
-    behaviour = os.environ.get("FAKE", "")
-    print("cwd", os.getcwd(), sys.argv[1:], flush=True)
-    if behaviour == "broken":
-        print("error: creating server: Internal - failed to load all models", flush=True)
-        sys.exit(1)
-    if behaviour == "deaf":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("I0 model_lifecycle.cc:839] \\"successfully loaded 'decode'\\"", flush=True)
-    if behaviour == "slow":
-        time.sleep(60)
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
-            if behaviour == "dies":
-                os._exit(3)
-    address = options["http-address"], int(options["http-port"])
-    http.server.HTTPServer(address, Handler).serve_forever()
-"""
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return open_repository(make_repository(tmp_path, RepositoryOptions()))
-
-
-def make_repository(tmp_path: Path, options: RepositoryOptions) -> Path:
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    (bundle / "encoder.onnx").touch()
-    (bundle / "decoder_step.onnx").touch()
-    network = {"strides": [2, 2, 2, 1, 1], "widths": [2, 3, 4, 6], "attention": 5, "hidden": 7}
-    save_bundle(
-        Bundle(bundle, "graphs", Vocabulary("xy"), PreprocessSettings(), network),
-        ["encoder.onnx", "decoder_step.onnx"],
-    )
-    return assemble(bundle, tmp_path / "r", options).folder
-
-
-@pytest.fixture
-def fake_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "triton"
-    (folder / "python").mkdir(parents=True)
-    for path in (folder / "python" / "libtriton_python.so", folder / "stub"):
-        path.touch()
-    binary = folder / "tritonserver"
-    binary.write_text(textwrap.dedent(FAKE_SERVER).lstrip().format(python=sys.executable))
-    binary.chmod(0o755)
-    found = EmbeddedTriton(
-        binary, folder / "python", folder / "stub", (folder,), Path(sys.executable).parent
-    )
-    monkeypatch.setattr(embedded, "find", lambda: found)
-    monkeypatch.setattr(server, "STOP_TIMEOUT_S", 0.2)
-
-
-def alive(pid: int | None) -> bool:
-    assert pid is not None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
+from tests.serve_fixtures import ANY_PORTS, alive
 
 # -- the child
 
@@ -258,139 +176,3 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = embedded.environment(triton)
     assert values["PATH"] == "/venv/bin:/somewhere"
     assert values["LD_LIBRARY_PATH"] == "/a:/b:/else"
-
-
-# -- the command
-
-
-def run_main(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(serve.main, list(arguments))
-    assert "Traceback" not in result.output
-    return result.exit_code, result.stdout, result.stderr
-
-
-def test_help_has_an_example() -> None:
-    code, output, _ = run_main("--help")
-    assert code == 0
-    assert "hmer-serve --repository repository" in output
-
-
-def test_errors_are_sentences(tmp_path: Path) -> None:
-    for arguments, text in (
-        ((), "hmer-export repository hmer/pretrained"),
-        (("--repository", str(tmp_path / "nothing")), "is not a model repository"),
-        (("--repository", str(tmp_path)), "is not a model repository"),
-    ):
-        code, output, errors = run_main(*arguments)
-        assert (code, output) == (1, "")
-        assert errors.startswith("error: ")
-        assert text in errors
-    assert run_main("--http-port", "99999")[0] == 2
-
-
-def test_a_container_repository(tmp_path: Path) -> None:
-    folder = make_repository(tmp_path, RepositoryOptions(CONTAINER, ONNXRUNTIME))
-    code, _, errors = run_main("--repository", str(folder))
-    assert code == 1
-    assert "NVIDIA's container" in errors
-    code, output, _ = run_main("--repository", str(folder), "--print-docker", "--http-port", "80")
-    assert code == 0
-    assert output.startswith("docker run ")
-    assert "-p 127.0.0.1:80:8000" in output
-    code, output, _ = run_main("--repository", str(folder), "--print-docker", "--json")
-    assert json.loads(output)["docker"] == docker_line(folder, Endpoints(), gpu=True)
-
-
-def test_an_embedded_repository_is_not_for_docker(repository: Repository) -> None:
-    code, _, errors = run_main("--repository", str(repository.folder), "--print-docker")
-    assert code == 1
-    assert "--host container" in errors
-
-
-def test_a_port_in_use(repository: Repository, fake_triton: None) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        code, _, errors = run_main(
-            "--repository", str(repository.folder), "--http-port", port, "--grpc-port", "0",
-            "--metrics-port", "0",
-        )  # fmt: skip
-    assert code == 1
-    assert f"Port {port} on 127.0.0.1 is in use" in errors
-
-
-ZERO = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
-
-
-def test_a_server_that_ends_by_itself(
-    repository: Repository, fake_triton: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("FAKE", "dies")
-    log = tmp_path / "log"
-    code, output, errors = run_main(
-        "--repository", str(repository.folder), *ZERO, "--log", str(log)
-    )
-    assert code == 1
-    assert "Ready after" in output
-    assert f"ended by itself (exit code 3). Its log: {log}" in errors
-
-
-# The command with the stand-in for Triton, as a process of its own.
-COMMAND = """
-import sys
-from pathlib import Path
-from model_repository import embedded, serve
-
-folder = Path(sys.argv.pop(1))
-embedded.find = lambda: embedded.EmbeddedTriton(
-    folder / "tritonserver", folder / "python", folder / "stub", (), Path(sys.executable).parent
-)
-serve.main()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("options", [(), ("--json",), ("--verbose",)])
-def test_signals_stop_it(
-    repository: Repository,
-    fake_triton: None,
-    tmp_path: Path,
-    number: signal.Signals,
-    options: tuple[str, ...],
-) -> None:
-    arguments = [str(tmp_path / "triton"), "--repository", str(repository.folder), *ZERO, *options]
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        output = ""
-        while process.poll() is None and not output.endswith(("}\n", "stops the server.\n")):
-            output += process.stdout.readline()
-        process.send_signal(number)
-        rest, errors = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert rest == ""
-    assert "Traceback" not in errors
-    if options == ("--json",):
-        document = json.loads(output)
-        assert document["models"] == sorted(document["models"])
-        assert not alive(document["pid"])
-        assert errors == ""
-    else:
-        assert output.startswith("Ready after")
-        assert "gRPC" in output
-        assert ("successfully loaded" in errors) == (options == ("--verbose",))
-
-
-def test_the_module_is_a_command() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "model_repository.serve"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 1
-    assert run.stderr.startswith("error: Give the folder")

@@ -26,7 +26,7 @@ def answer(tokens: Sequence[str], score: float = 1.0) -> Any:
         contract.TOKENS.name: " ".join(tokens),
         contract.ALTERNATIVES.name: "[]",
     }
-    numbers = {contract.SCORE.name: score, contract.CONFIDENCE.name: float("nan")}
+    numbers = {contract.SCORE.name: score, contract.CONFIDENCE.name: contract.UNKNOWN_CONFIDENCE}
     return pb_utils.InferenceResponse(
         [
             *(

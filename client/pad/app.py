@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
+import uuid
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -12,7 +14,14 @@ from typing import Any, TypeVar
 from client.inputs import MAX_BYTES
 from client.pad.backend import Backend, Wanted
 from client.pad.documents import answer_document, error_document, status_of
-from client.pad.openapi import HEALTH_PATH, PARAMETERS, RECOGNIZE_PATH, description
+from client.pad.openapi import (
+    HEALTH_PATH,
+    MAX_ID,
+    PARAMETERS,
+    RECOGNIZE_PATH,
+    REQUEST_ID,
+    description,
+)
 from hmer.errors import (
     BadParameter,
     Cancelled,
@@ -37,6 +46,8 @@ except ImportError as error:  # pragma: no cover - the extra's absence
     ) from error
 
 T = TypeVar("T")
+
+_PLAIN_ID = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 _FILES = {"/": ("page.html", "text/html"), "/pad.css": ("pad.css", "text/css"),
@@ -68,8 +79,9 @@ def make_app(backend: Backend, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     async def recognize(request: Request) -> Response:
         wanted = _wanted(request.query_params)
         data = await _body(request)
+        wanted["request_id"] = _id_of(request)
         answer = await _while_connected(request, backend.recognize(data, wanted))
-        return JSONResponse(answer_document(answer, data))
+        return _json(request, answer_document(answer, data))
 
     async def health(request: Request) -> Response:
         ready, detail = await backend.health()
@@ -105,11 +117,11 @@ def make_app(backend: Backend, hosts: Sequence[str] = LOOPBACK) -> Starlette:
 
 async def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HmerError)
-    return JSONResponse(error_document(error), status_of(error))
+    return _json(request, error_document(error), status_of(error))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    return JSONResponse(error_document(Cancelled("The client went away.")), 503)
+    return _json(request, error_document(Cancelled("The client went away.")), 503)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -123,7 +135,21 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     """Whatever else: no traceback reaches the client; the framework logs it."""
     failed = InferenceFailed(f"The pad failed on this request ({type(error).__name__}).")
-    return JSONResponse(error_document(failed), 500)
+    return _json(request, error_document(failed), 500)
+
+
+def _json(request: Request, document: dict[str, Any], status: int = 200) -> Response:
+    """A response that says by what name the server's log knows the request."""
+    return JSONResponse(document, status, headers={REQUEST_ID: _id_of(request)})
+
+
+def _id_of(request: Request) -> str:
+    """The client's own name for ``request`` if it is a plain one, else a random one; kept."""
+    if not hasattr(request.state, "hmer_id"):
+        given = request.headers.get(REQUEST_ID, "")
+        plain = _PLAIN_ID.fullmatch(given)
+        request.state.hmer_id = given if plain else uuid.uuid4().hex
+    return str(request.state.hmer_id)
 
 
 def _wanted(query: Mapping[str, str]) -> Wanted:

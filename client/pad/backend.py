@@ -25,6 +25,7 @@ class Wanted(TypedDict, total=False):
     length_penalty: float
     max_tokens: int
     attention: bool
+    request_id: str
 
 
 class Backend(Protocol):
@@ -87,7 +88,7 @@ class LocalBackend:
             return await asyncio.to_thread(self._recognize, data, wanted)
 
     def _recognize(self, data: bytes, wanted: Wanted) -> Recognition:
-        options: Any = {name: value for name, value in wanted.items() if name != "attention"}
+        options: Any = {n: v for n, v in wanted.items() if n not in ("attention", "request_id")}
         answer: Recognition = self._recognizer.recognize(data, **options)
         if not wanted.get("attention"):
             return answer

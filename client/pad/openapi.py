@@ -11,6 +11,8 @@ from hmer.decode_types import MAX_LENGTH_PENALTY
 RECOGNIZE_PATH, HEALTH_PATH = "/v1/recognize", "/v1/health"
 
 MAX_BEAM, MAX_TOKENS = 16, 1024  # that REST lets a request ask for
+# The header that names a request, there and back; so long at most, else a new name is made.
+REQUEST_ID, MAX_ID = "X-Request-Id", 128
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "beam": {
@@ -85,6 +87,7 @@ _SCHEMAS: dict[str, Any] = {
                 "description": "Milliseconds by stage.",
                 "additionalProperties": {"type": "number"},
             },
+            "request_id": {"type": "string", "description": "The request's name."},
             "attention": {
                 "type": "object",
                 "required": ["box", "maps"],
@@ -129,6 +132,12 @@ _SCHEMAS: dict[str, Any] = {
         "properties": {"ready": {"type": "boolean"}, "detail": {"type": "string"}},
     },
 }
+_NAMED = {
+    REQUEST_ID: {
+        "description": "The request's name in the server's log.",
+        "schema": {"type": "string"},
+    }
+}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ERRORS = {
     "400": "The input or a parameter is at fault.",
@@ -151,6 +160,16 @@ def description() -> dict[str, Any]:
         "parameters": [
             {"name": name, "in": "query", "required": False, **about}
             for name, about in PARAMETERS.items()
+        ]
+        + [
+            {
+                "name": REQUEST_ID,
+                "in": "header",
+                "required": False,
+                "description": "A name for the request in the server's log; printable ASCII "
+                "without spaces. Another one is replaced by a random name.",
+                "schema": {"type": "string"},
+            }
         ],
         "requestBody": {
             "required": True,
@@ -164,9 +183,9 @@ def description() -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": {"description": "The answer.", "content": _of("Answer")},
+            "200": {"description": "The answer.", "headers": _NAMED, "content": _of("Answer")},
             **{
-                status: {"description": text, "content": _of("Error")}
+                status: {"description": text, "headers": _NAMED, "content": _of("Error")}
                 for status, text in _ERRORS.items()
             },
         },

@@ -220,7 +220,11 @@ def answer_tensors(
         contract.TOKENS.name: strings(" ".join(a.tokens) for a in answers),
         contract.SCORE.name: np.array([[a.score] for a in answers], np.float32),
         contract.CONFIDENCE.name: np.array(
-            [[np.nan if a.confidence is None else a.confidence] for a in answers], np.float32
+            [
+                [contract.UNKNOWN_CONFIDENCE if a.confidence is None else a.confidence]
+                for a in answers
+            ],
+            np.float32,
         ),
         contract.ALTERNATIVES.name: strings(
             json.dumps([other.to_dict() for other in a.alternatives], ensure_ascii=False)

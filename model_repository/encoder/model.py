@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from hmer.bundle import ENCODER_FILE
 from hmer.contract import ENCODER, IMAGE, SIZE
-from hmer.encoding import EncodeJob, EncodeQueue, Tensors
+from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue, Tensors, step_back
 from hmer.errors import HmerError, InferenceFailed
 from hmer.runtime import ONNXRUNTIME, thread_count
 from hmer.serving import GraphParameters
@@ -22,10 +24,16 @@ from model_repository.triton import (
     array,
     error_response,
     model_parameters,
+    refuse,
     response,
 )
 
-MAX_WORKERS = 4  # more share the same cores, and each has activations in memory
+# Threads for each worker: on two cores two workers take so much from the decoder that formulas wait
+# for slots, where short ones cannot help it, and have twice the activations in memory.
+THREADS_PER_WORKER, MAX_WORKERS = 2, 4
+# Heights and widths that are run before the first request: a short formula, a common one, a
+# fraction. Each takes some 10 ms, or 50 where the runtime prepares its operators for a new size.
+WARM_UP = ((64, 128), (96, 256), (128, 384))
 
 
 class TritonPythonModel(GraphModel):
@@ -41,15 +49,31 @@ class TritonPythonModel(GraphModel):
     queue: EncodeQueue | None = None
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Load the graph, and start the workers."""
-        super().initialize(args)
+        """Load the graph, run it once in some sizes, and start the workers."""
+        with ThreadPoolExecutor(1, initializer=step_back) as loader:  # its threads are the graph's
+            loader.submit(self._load, args).result()
         parameters = model_parameters(args, GraphParameters)
         if parameters.max_queue:
-            workers = min(thread_count(parameters.threads), MAX_WORKERS)
+            share = thread_count(parameters.threads) // THREADS_PER_WORKER
+            workers = parameters.workers or max(1, min(share, MAX_WORKERS))
             if parameters.target != ONNXRUNTIME:
                 workers = 1  # calls of an OpenVINO runner take turns
-            self.queue = EncodeQueue(self._infer, workers=workers, max_queue=parameters.max_queue)
+            self.queue = EncodeQueue(
+                self._infer,
+                workers=workers,
+                max_queue=parameters.max_queue,
+                batch_pixels=parameters.batch_pixels or BATCH_PIXELS,
+            )
             self.queue.start()
+
+    def _load(self, args: Mapping[str, str]) -> None:
+        super().initialize(args)
+        for height, width in WARM_UP:
+            image = np.zeros((1, 1, height, width), np.uint8)
+            try:
+                self._infer({IMAGE.name: image, SIZE.name: np.array([[height, width]], np.int32)})
+            except HmerError as error:
+                refuse(error)
 
     def execute(self, requests: list[Request]) -> list[Response] | None:  # type: ignore[override]
         """Enqueue; the responses go out from the workers."""

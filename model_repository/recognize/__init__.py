@@ -8,6 +8,7 @@ them. They preprocess, call ``encoder`` and ``decode``, and watch over the reque
     job.py       one request: what it asks for, and its answers
     road.py      one request's way: preprocess -> encoder -> decode
     cache.py     answers that were given before
+    request_log.py  a line in the log for every request
 
 An ensemble would do without code, but when its client goes away Triton does not tell its members,
 and a formula that nobody waits for would be decoded to its end.

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from hmer.errors import Cancelled, DeadlineExceeded, HmerError, InferenceFailed, Overloaded
@@ -47,7 +48,16 @@ class Way(Protocol):
 class Front:
     """Jobs in, answers out; a context manager around its threads."""
 
-    def __init__(self, road: Way, cache: AnswerCache, workers: int, max_queue: int) -> None:
+    def __init__(
+        self,
+        road: Way,
+        cache: AnswerCache,
+        workers: int,
+        max_queue: int,
+        on_end: Callable[[Job, HmerError | None], object] = lambda job, error: None,
+    ) -> None:
+        """``on_end`` gets every job when it was answered, and the error that it got."""
+        self._on_end = on_end
         self.stats = FrontStats(workers)
         self._road, self._cache, self._workers, self._max_queue = road, cache, workers, max_queue
         self._wake = threading.Condition()
@@ -64,7 +74,7 @@ class Front:
         if self._cache:
             job.key = key_of(job.rows, job.parameters)
             if (known := self._cache.get(job.key)) is not None:
-                job.box = known.box
+                job.box, job.cached = known.box, True
                 for part in known.tokens:
                     job.tokens(part)
                 self._end(job, known)
@@ -141,6 +151,7 @@ class Front:
         if not job.answer(answer):
             return False
         self.stats.answered(time.monotonic() - job.arrived, job.first_token_s)
+        self._tell(job, None)
         return True
 
     def _fail(self, job: Job, error: HmerError) -> None:
@@ -148,6 +159,13 @@ class Front:
             error = _late()  # a queue of Triton's on the way was the first to notice
         if job.fail(error):
             self.stats.failed(error)
+            self._tell(job, error)
+
+    def _tell(self, job: Job, error: HmerError | None) -> None:
+        try:
+            self._on_end(job, error)
+        except Exception:  # who looks on may not harm the request
+            _log.exception("The end of a request could not be told.")
 
     def _watch(self) -> None:
         while not self._stopping:

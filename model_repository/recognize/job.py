@@ -50,13 +50,24 @@ class Job:
     stream: bool
     arrived: float
     deadline: float | None
+    request_id: str = ""
+    # Stage -> when it began (``time.monotonic``), in order; each ends where the next begins.
+    stages: dict[str, float] = field(default_factory=dict)
     key: bytes | None = None  # in the cache, if there is one
     ticket: str | None = None  # while `decode` has it
     answered: bool = False
+    # For the log: width and height of each input's picture, tokens of all answers.
+    pictures: list[tuple[int, int]] = field(default_factory=list)
+    length: int | None = None
+    cached: bool = False
     box: tuple[float, ...] = ()
     first_token_s: float | None = None
     sent: list[Tokens] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
+
+    def enter(self, stage: str) -> None:
+        """Note that ``stage`` begins now."""
+        self.stages[stage] = time.monotonic()
 
     def late(self, now: float) -> bool:
         """Whether its time is up."""
@@ -102,6 +113,7 @@ class Job:
         Raises ``InferenceFailed`` if the tokens do not come.
         """
         outputs = dict(answer.outputs)
+        self.length = sum(len(text.split()) for text in outputs[contract.TOKENS.name].flat)
         if self.stream:
             expected = len(outputs[contract.TOKENS.name][0, 0].split())
             with self._news:
@@ -162,6 +174,7 @@ def job_of(request: Request, sender: Any, vocabulary: Vocabulary, limit: int, st
         stream,
         arrived,
         deadline_of(request, arrived, passed_on),
+        request.request_id(),
     )
 
 

@@ -18,7 +18,9 @@ from model_repository.decode.metrics import recognize_metrics
 from model_repository.recognize.cache import AnswerCache
 from model_repository.recognize.front import Front
 from model_repository.recognize.job import job_of
+from model_repository.recognize.request_log import open_request_log
 from model_repository.recognize.road import Road
+from model_repository.tracing import open_tracing
 from model_repository.triton import (
     Request,
     error_response,
@@ -49,9 +51,20 @@ class TritonPythonModel:
             version = model_version(args)
             cache = AnswerCache(cache_bytes(os.environ.get(CACHE_VARIABLE, "0")))
             road = Road(self.bundle.preprocess, self.bundle.sizes, version)
-            self.front = Front(road, cache, parameters.workers, parameters.max_queue)
+            tracing = open_tracing(config["name"], version)
+            self._request_log = open_request_log(config["name"], version)
+            told = [who.ended for who in (self._request_log, tracing) if who is not None]
+            self.front = Front(
+                road,
+                cache,
+                parameters.workers,
+                parameters.max_queue,
+                lambda job, error: [tell(job, error) for tell in told],
+            )
         except HmerError as error:
             refuse(error)
+        if tracing:
+            self._resources.callback(tracing.close)
         self._resources.callback(self.front.close)
         self._resources.enter_context(
             recognize_metrics(self.front.values, config["name"], str(version))
@@ -66,14 +79,18 @@ class TritonPythonModel:
                     job_of(request, sender, self.bundle.vocabulary, self._limit, self._stream)
                 )
             except Exception as error:
-                self._refuse(sender, error)
+                self._refuse(request, sender, error)
 
-    def _refuse(self, sender: Any, error: Exception) -> None:
+    def _refuse(self, request: Request, sender: Any, error: Exception) -> None:
         if not isinstance(error, HmerError):
             _log.exception("A request could not be read.")
             error = InferenceFailed(f"The request cannot be read: {type(error).__name__}: {error}")
         self.front.stats.failed(error)
+        # Before the response: Triton frees the request with the last one.
+        name = request.request_id()
         sender.send(error_response(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if self._request_log is not None:
+            self._request_log.refused(name, error)
 
     def finalize(self) -> None:
         """Stop; requests under way are answered with an error."""

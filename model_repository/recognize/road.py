@@ -43,6 +43,7 @@ class Road:
         ``remaining_us``: the time left, 0 for any.
         """
         with self._reading:
+            job.enter("preprocess")
             image, size = to_batch(self._read(job))
         if job.answered:
             return None
@@ -51,8 +52,9 @@ class Road:
             pb_utils.Tensor(contract.SIZE.name, size),
         ]
         names = [tensor.name for tensor in self._encoder.outputs]
+        job.enter(contract.ENCODER)
         encoded = call(contract.ENCODER, fed, names, version=self._version,
-                       timeout_us=remaining_us)  # fmt: skip
+                       timeout_us=remaining_us, request_id=job.request_id)  # fmt: skip
         if job.answered:
             return None
         # The tensors as they are: they may lie on the GPU, and are copied once less.
@@ -61,7 +63,9 @@ class Road:
     def _read(self, job: Job) -> Sequence[Any]:
         images = []
         for row in job.rows:
-            measured = measure(decode(row))
+            gray = decode(row)
+            job.pictures.append((gray.shape[1], gray.shape[0]))
+            measured = measure(gray)
             for zoom in zooms(job.parameters.looks):
                 prepared = scale_to(measured, self._settings, zoom)
                 images.append(prepared.image)
@@ -81,6 +85,7 @@ class Road:
         job.ticket = ticket
         if job.answered:  # since: whoever answered saw no ticket to cancel
             return None
+        job.enter(contract.DECODE)
         outputs = call(
             contract.DECODE,
             encoded,
@@ -88,6 +93,7 @@ class Road:
             version=self._version,
             parameters=parameters,
             timeout_us=remaining_us,
+            request_id=job.request_id,
         )
         # Copies: the arrays lie in memory of the response, which goes.
         arrays = {name: np.array(tensor.as_numpy()) for name, tensor in outputs.items()}
@@ -119,5 +125,7 @@ def _surest(outputs: dict[str, Any], looks: int) -> dict[str, Any]:
         for first in range(0, len(scores), looks)
     ]
     chosen = {name: array[rows] for name, array in outputs.items()}
-    chosen[contract.CONFIDENCE.name] = np.full_like(chosen[contract.CONFIDENCE.name], np.nan)
+    chosen[contract.CONFIDENCE.name] = np.full_like(
+        chosen[contract.CONFIDENCE.name], contract.UNKNOWN_CONFIDENCE
+    )
     return chosen

@@ -1,0 +1,59 @@
+"""An enlarged picture comes back; a reduced one is doubled so that it explains the small one."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from hmer import ink, paper
+from hmer.resolution import doubled, unenlarged
+from tests.handwriting import writing
+
+
+@pytest.fixture(scope="module")
+def page() -> NDArray[np.uint8]:
+    strokes, _ = writing(["1", "+", "0"], 4)
+    return np.asarray(255 - ink.render(strokes), np.uint8)
+
+
+@pytest.mark.parametrize("times", [2, 3, 4])
+@pytest.mark.parametrize("method", ["cubic", "linear", "lanczos", "pillow cubic", "pillow lanczos"])
+def test_an_enlarged_picture_comes_back(page: NDArray[np.uint8], times: int, method: str) -> None:
+    size = (page.shape[1] * times, page.shape[0] * times)
+    if method.startswith("pillow"):
+        kind = Image.Resampling.BICUBIC if "cubic" in method else Image.Resampling.LANCZOS
+        large = np.asarray(Image.fromarray(page).resize(size, kind))
+    else:
+        codes = {
+            "cubic": cv2.INTER_CUBIC,
+            "linear": cv2.INTER_LINEAR,
+            "lanczos": cv2.INTER_LANCZOS4,
+        }
+        large = np.asarray(cv2.resize(page, size, interpolation=codes[method]), np.uint8)
+    found = unenlarged(large, times)
+    assert found.shape == page.shape
+    difference = np.abs(found.astype(int) - page)
+    # Pillow cuts overshoots off between its two passes, which is not undone.
+    assert int(difference.max()) <= (12 if "pillow" in method else 2)
+    assert float(difference[page < 255].mean()) < (2.0 if "pillow" in method else 0.2)
+
+
+def test_a_reduced_picture_is_doubled(page: NDArray[np.uint8]) -> None:
+    page = page[: page.shape[0] // 2 * 2, : page.shape[1] // 2 * 2]
+    size = (page.shape[1] // 2, page.shape[0] // 2)
+    small = np.asarray(cv2.resize(page, size, interpolation=cv2.INTER_AREA), np.uint8)
+    mended = paper.mend(small)
+    assert mended.factor == 2.0
+    assert mended.gray.shape == page.shape
+    np.testing.assert_array_equal(mended.gray, doubled(small))
+    again = cv2.resize(mended.gray, size, interpolation=cv2.INTER_AREA)
+    assert np.abs(again.astype(float) - small).mean() < 2
+    naive = cv2.resize(small, page.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def error(found: NDArray[np.uint8]) -> float:
+        return float(np.abs(found.astype(float) - page)[page < 255].mean())
+
+    assert error(mended.gray) < 0.7 * error(np.asarray(naive, np.uint8))
