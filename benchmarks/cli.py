@@ -16,6 +16,7 @@ from benchmarks.invariance_cli import invariance
 from benchmarks.latency_cli import latency
 from benchmarks.limits_cli import limits
 from benchmarks.load_cli import load
+from benchmarks.overhead_cli import overhead
 from benchmarks.quick_cli import quick
 from benchmarks.rescore_cli import rescore
 from benchmarks.rivals_cli import rivals
@@ -40,6 +41,7 @@ for command in (
     invariance,
     latency,
     load,
+    overhead,
     compare,
     rivals,
     limits,

@@ -46,6 +46,10 @@ def cancelled(url: str) -> Cancelled:
     return Cancelled(f"The request to {url} was cancelled.")
 
 
+# What Triton says of a region that was registered before it was started again.
+FORGOTTEN = "unable to find shared memory region"
+
+
 def from_status(
     status: str, text: str, url: str, model: str = "", version: str = "", request_id: str = ""
 ) -> HmerError:
@@ -60,6 +64,11 @@ def from_status(
     if not (type(error) is InferenceFailed and str(error) == text):
         return error
     lower = text.lower()
+    if FORGOTTEN in lower:  # NOT_FOUND, but it is not the model that is missing
+        return BadParameter(
+            f"The server at {url} does not know the shared memory of this request "
+            f"({_first_line(text)}). It may have been started again: register the region once more."
+        )
     if status == "NOT_FOUND" or "unknown model" in lower or "not at ready state" in lower:
         return _no_model(lower, text, url, model, version)
     if status == "DEADLINE_EXCEEDED" or "timeout expired" in lower:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
 from typing import TypeVar
 
+from client.failures import FORGOTTEN
 from client.tensors import framed
 from client.transport import SharedInput, Transport
 from hmer.errors import BadParameter, HmerError, InferenceFailed
 
 REGION_BYTES = 1 << 20  # at least; a larger input gets a larger region
 REGISTER_TIMEOUT = 5.0  # seconds
-# What Triton says of a region that was registered before it was started again.
-_FORGOTTEN = "unable to find shared memory region"
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class SharedInputs:
             with self.holding(data) as place:
                 return ask(place)
         except BadParameter as error:
-            if _FORGOTTEN not in str(error).lower():
+            if FORGOTTEN not in str(error).lower():
                 raise
         self._renew()
         with self.holding(data) as place:

@@ -72,9 +72,10 @@ class EncodeJob:
         return int(self.image.size)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """What pictures of one batch have in common."""
-        return self.image.shape[1:]
+    def kind(self) -> tuple[object, ...]:
+        """What pictures of one batch have in common: shapes and types, so that one that is wrong
+        does not spoil its neighbours."""
+        return self.image.shape[1:], self.image.dtype, self.size.shape[1:], self.size.dtype
 
 
 class EncodeQueue:
@@ -148,7 +149,7 @@ class EncodeQueue:
         for job in self._waiting:
             if spare < 1 or pixels + first.pixels > self._batch_pixels:
                 break
-            if job is not first and job.shape == first.shape:
+            if job is not first and job.kind == first.kind:
                 chosen.append(job)
                 pixels += job.pixels
                 spare -= 1

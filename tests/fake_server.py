@@ -143,7 +143,7 @@ class Script:
     def memory(self, name: str, size: int) -> bytes:
         """What lies in registered shared memory, as Triton reads it."""
         if name not in self.regions:
-            raise Refusal("INVALID_ARGUMENT", f"Unable to find shared memory region: '{name}'")
+            raise Refusal("NOT_FOUND", f"Unable to find shared memory region: '{name}'")
         memory = SharedMemory(self.regions[name].lstrip("/"))
         try:
             assert memory.buf is not None

@@ -82,12 +82,19 @@ def test_a_single_failing_file(fake: Fake, files: Path) -> None:
     assert (result.stdout, result.stderr) == ("", "error: empty.png is empty (0 bytes).\n")
 
 
+def fake_ids(fake: Fake) -> dict[str, str]:
+    """The ids that the server saw, by their pictures' bytes."""
+    return {asked.data.decode(): asked.id for asked in fake.script.asked}
+
+
 def test_json_lines(fake: Fake, files: Path) -> None:
     fake.script.alternatives = '[{"latex": "c", "tokens": ["c"], "score": 0.125}]'
     result = run("recognize", "a.png", "blank.png", "b.png", "--json", "--url", fake.url)
     assert result.exit_code == 1
     a, blank, b = (json.loads(line) for line in result.stdout.splitlines())
     assert a.pop("ms") > 0
+    assert a.pop("request_id") == fake_ids(fake)["a"]
+    assert blank.pop("request_id") == fake_ids(fake)["blank"]
     assert a == {
         "input": "a.png",
         "latex": "a",

@@ -217,6 +217,16 @@ def test_shared_memory(fake: Fake) -> None:
     assert fake.script.regions == {}
 
 
+def test_a_server_that_forgot_its_regions_gets_new_ones(fake: Fake) -> None:
+    with Recognizer(fake.url, shared_memory=True) as recognizer:
+        recognizer.recognize(b"ab")
+        before = set(fake.script.regions)
+        fake.script.regions.clear()  # it was started again
+        assert recognizer.recognize(b"cd").latex == "cd"
+        assert len(fake.script.regions) == 1
+        assert before.isdisjoint(fake.script.regions)
+
+
 def test_shared_memory_that_the_server_cannot_see(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,7 +88,9 @@ def bls_server(
 ) -> Iterator[EmbeddedServer]:
     """Steps by calls to the served graphs; two slots, a short queue, no short answers."""
     need_embedded()
-    options = RepositoryOptions(step="bls", slots=2, max_queue=2, max_tokens=LONG, guards=False)
+    options = RepositoryOptions(
+        step="bls", slots=2, max_queue=2, max_tokens=LONG, guards=False, preprocessors=1
+    )
     with serve(tiny_graphs.folder, tmp_path_factory.mktemp("bls") / "r", options) as running:
         yield running
 

@@ -50,7 +50,7 @@ def running(
     assemble(
         tiny_graphs.folder,
         folder,
-        RepositoryOptions(slots=4, max_queue=8, max_tokens=LONG, guards=False),
+        RepositoryOptions(slots=4, max_queue=8, max_tokens=LONG, guards=False, preprocessors=1),
     )
     settings = ServerSettings(cache=1 << 20, model_control=True)
     with EmbeddedServer(open_repository(folder), ANY_PORTS, settings=settings) as server:

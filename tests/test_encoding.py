@@ -70,7 +70,7 @@ def queue(encoder: Any, workers: int = 1, max_queue: int = 99, **options: Any) -
 
 
 def shapes(jobs: list[EncodeJob]) -> list[tuple[int, ...]]:
-    return [job.shape[1:] for job in jobs]
+    return [job.image.shape[2:] for job in jobs]
 
 
 def test_everybody_is_answered_with_their_own_rows() -> None:
@@ -100,10 +100,10 @@ def test_small_pictures_do_not_keep_a_large_one_waiting_for_ever() -> None:
     for width in range(80, 112):  # of as many size classes, so that none share a call
         waiting.submit(Box((64, width)).job)
     before = 0
-    while (job := waiting.take()[0]).shape[1:] != LARGE:
+    while (job := waiting.take()[0]).image.shape[2:] != LARGE:
         before += job.pixels
     assert 0 < before <= 96 * 320
-    assert waiting.take()[0].shape[1:] != LARGE, "then small ones may overtake again"
+    assert waiting.take()[0].image.shape[2:] != LARGE, "then small ones may overtake again"
 
 
 def test_pictures_of_about_one_size_are_first_come_first_served() -> None:

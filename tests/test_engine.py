@@ -34,6 +34,7 @@ from hmer.errors import (
     VocabularyMismatch,
 )
 from hmer.vocab import Vocabulary
+from model_repository import container
 from model_repository.repository import open_repository
 from model_repository.serve import main as serve
 from tests.engine_fixtures import make_bundle, make_engines
@@ -193,11 +194,13 @@ def test_serve_refuses_the_wrong_image(tmp_path: Path) -> None:
     assert "the engines need 10.16.1.11" in run.stderr
 
 
-def test_serve_lets_triton_run_version_compatible_engines(tmp_path: Path) -> None:
+def test_the_container_lets_triton_run_version_compatible_engines(tmp_path: Path) -> None:
     folder = served(tmp_path, "10.16.1.11", options={"version_compatible": True})
-    run = CliRunner().invoke(serve, ["--repository", str(folder), "--print-docker"])
-    assert run.exit_code == 0
-    assert "--backend-config=tensorrt,version-compatible=true" in run.stdout
+    line = container.command(open_repository(folder), ["--allow-http=false"])
+    assert "--backend-config=tensorrt,version-compatible=true" in line
+    assert line[-1] == "--allow-http=false"
+    plain = container.command(open_repository(served(tmp_path / "plain", "10.16.1.11")), [])
+    assert not any("version-compatible" in part for part in plain)
 
 
 def test_serve_refuses_missing_engines(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +77,29 @@ def streamed(sender: fake.ResponseSender) -> tuple[list[str], list[float]]:
         [part["token"][0, 0].decode() for part in parts],
         [float(part["token_score"][0, 0]) for part in parts],
     )
+
+
+def test_a_request_without_an_id_gets_one_for_log_and_trace_alike(recognize: Any) -> None:
+    from model_repository.recognize.request_log import RequestLog
+
+    ended: list[Any] = []
+    lines: list[bytes] = []
+    log = RequestLog("recognize", 1, "json", lines.append)
+
+    def end(job: Any, error: HmerError | None) -> None:
+        log.ended(job, error)
+        ended.append(job.request_id)  # what the trace is given
+
+    recognize.front._on_end = end
+    for name in ("", "", "mine"):
+        text(send(recognize, png(1), request_id=name).result())
+    until = time.monotonic() + 20
+    while len(ended) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    first, second, third = ended
+    assert re.fullmatch("[0-9a-f]{32}", first)
+    assert (first != second, third) == (True, "mine")
+    assert [json.loads(line)["id"] for line in lines] == ended
 
 
 def test_the_answers_are_the_local_ones(tiny_graphs: Bundle, recognize: Any) -> None:

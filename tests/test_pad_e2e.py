@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,18 @@ def logged(server: EmbeddedServer, **wanted: Any) -> dict[str, Any]:
     return found[0]
 
 
+def more_cancelled(
+    server: EmbeddedServer,
+    before: int,
+    pause: Callable[[float], object] = lambda ms: time.sleep(ms / 1e3),
+) -> None:
+    """Until the log names more than ``before`` cancelled requests."""
+    deadline = time.monotonic() + 60
+    while len(lines_of(server, result="cancelled")) <= before:
+        assert time.monotonic() < deadline, "no request was cancelled"
+        pause(50)
+
+
 @pytest.mark.parametrize("wire", ["grpc", "http"])
 def test_every_request_leaves_its_name_in_the_log(
     wire: str, running: EmbeddedServer, endless: bytes
@@ -111,7 +123,9 @@ def test_every_request_leaves_its_name_in_the_log(
     assert logged(running, id=own)["result"] == "ok"
     assert logged(running, id=evil)["result"] == "ok"
     assert logged(running, id=name("bad"))["result"] == "unreadable_image"
-    assert logged(running, id=name("late"))["result"] == "deadline_exceeded"
+    # Its time began before it was sent: over gRPC the client may be gone before the server's is up.
+    ends = {"deadline_exceeded"} | ({"cancelled"} if wire == "grpc" else set())
+    assert logged(running, id=name("late"))["result"] in ends
     assert logged(running, id=name("refused"))["result"] == "bad_parameter"
     assert not lines_of(running, id="forged")
     wait_for(running, slots_in_use=0)
@@ -149,8 +163,8 @@ def test_what_was_shed_or_cancelled_is_in_the_log(running: EmbeddedServer, endle
     assert shed
     for number in shed:
         assert logged(running, id=f"crowd-{number}")["result"] == "overloaded"
+    more_cancelled(running, 0)  # the metrics may still be those of before the crowd
     wait_for(running, slots_in_use=0)
-    assert lines_of(running, result="cancelled")
 
 
 def test_drawn_on_the_pad_and_read_by_the_server(
@@ -181,10 +195,7 @@ def test_an_outdated_request_of_the_page_is_cancelled(
             page.evaluate(DROP, [list(endless), "endless.png", "image/png"])
             wait_for(running, slots_in_use=1)
             page.locator("#clear").click()
-            deadline = time.monotonic() + 60
-            while len(lines_of(running, result="cancelled")) == before:
-                assert time.monotonic() < deadline
-                page.wait_for_timeout(50)
+            more_cancelled(running, before, page.wait_for_timeout)
     wait_for(running, slots_in_use=0)
 
 

@@ -41,6 +41,17 @@ def test_an_enlarged_picture_comes_back(page: NDArray[np.uint8], times: int, met
     assert float(difference[page < 255].mean()) < (2.0 if "pillow" in method else 0.2)
 
 
+@pytest.mark.parametrize("pen", [2, 3, 4, 6])
+@pytest.mark.parametrize("seed", range(4))
+def test_clean_writing_is_not_taken_for_enlarged(pen: int, seed: int) -> None:
+    strokes, _ = writing(["1", "+", "0"], seed)
+    clean = np.asarray(255 - ink.render(strokes, pen=pen), np.uint8)
+    assert paper.mend(clean).gray is clean
+    size = (clean.shape[1] * 2, clean.shape[0] * 2)
+    large = np.asarray(cv2.resize(clean, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    assert paper.mend(large).factor == 0.5
+
+
 def test_a_reduced_picture_is_doubled(page: NDArray[np.uint8]) -> None:
     page = page[: page.shape[0] // 2 * 2, : page.shape[1] // 2 * 2]
     size = (page.shape[1] // 2, page.shape[0] // 2)

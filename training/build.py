@@ -18,7 +18,7 @@ from training.checkpoint import load_checkpoint
 from training.data import Example, estimate_size, plan_epoch, split_by_writer_and_label
 from training.network import NetworkConfig
 from training.recombine import RecombineSettings, recombination
-from training.settings import TrainSettings
+from training.settings import SHORT_FIRST, TrainSettings
 from training.sources import Loaded, open_source, own_eval
 from training.train import Trainer
 
@@ -120,7 +120,7 @@ def build_run(options: dict[str, Any]) -> Run:
         precision=options["precision"],
         label_smoothing=options["label_smoothing"],
         average=options["average"],
-        curriculum=TrainSettings.curriculum if options["curriculum"] else (),
+        curriculum=SHORT_FIRST if options["curriculum"] else (),
         attention_weight=options["attention_weight"],
         symbols_weight=options["symbols_weight"],
         workers=options["workers"],

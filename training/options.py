@@ -91,7 +91,7 @@ def recipe_options(command: F) -> F:
                      "symbol being written."),
         click.option("--symbols-weight", default=0.5, type=click.FloatRange(min=0),
                      show_default=True, help="Of the loss on which symbols have ink where."),
-        click.option("--curriculum/--no-curriculum", default=True, show_default=True,
+        click.option("--curriculum/--no-curriculum", default=False, show_default=True,
                      help="Short expressions and small writing in the first five epochs."),
         click.option("--average", default=0.999, type=click.FloatRange(0, 1, max_open=True),
                      show_default=True, help="Decay a step of the moving average of the weights "

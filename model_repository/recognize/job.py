@@ -8,6 +8,7 @@ import json
 import math
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ class Job:
 
     ``passed_on``: its parameters as they came. ``deadline``: a time of ``time.monotonic``.
     ``box``: what its attention maps cover. Of a ``stream`` the tokens go out as they come.
+    ``request_id``: the client's own, else a random one, by which log, trace and the models that
+    are called know it.
     """
 
     sender: Any
@@ -174,7 +177,7 @@ def job_of(request: Request, sender: Any, vocabulary: Vocabulary, limit: int, st
         stream,
         arrived,
         deadline_of(request, arrived, passed_on),
-        request.request_id(),
+        request.request_id() or uuid.uuid4().hex,
     )
 
 
