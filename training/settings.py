@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 # Epochs of short expressions and small writing, for ``TrainSettings.curriculum``. An ablation shows
 # no gain (training/ABLATIONS.md).
 SHORT_FIRST = ((8, 0.8), (16, 0.8), (32, 0.8), (999, 0.85), (999, 0.85))
