@@ -7,8 +7,8 @@ others are brought as near as can be to the clean picture that they were made fr
 - uneven light, noise and compression: the paper is estimated and divided out, blurred edges are
   made steep again around half of the ink's level, so that they stay where they were;
 - printed lines and squares across the whole picture count as paper;
-- a picture that was enlarged (no edge is sharp) goes back to the resolution that it really has,
-  one with small writing, which was reduced, to twice its own (``hmer.resolution``).
+- a picture that was enlarged (no edge is sharp) goes back to the resolution that it really has
+  (``hmer.resolution``).
 
 Colours become the one scale from paper to ink that tells them apart best.
 """
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hmer.resolution import doubled, unenlarged
+from hmer.resolution import unenlarged
 
 Gray = NDArray[np.uint8]
 Levels = NDArray[np.float32]
@@ -38,7 +38,6 @@ _EDGE = 0.5  # of the ink's level: where an edge stays when it is made steep
 _FAINTEST = 0.75  # a line of so much ink is as good as a full one
 _SURE = 0.55  # a component without a pixel of so much ink is a stain
 _RULE = (0.04, 0.7)  # levels of printed lines, of the ink's 1
-_SMALL = (36.0, 6.0)  # pixels: writing lower, with lines thinner than these, was reduced
 _LEAST_CONTRAST = 24.0  # grey levels; below there is nothing to mend (hmer.preprocess)
 
 
@@ -148,8 +147,7 @@ def _reduced(gray: Gray, most: int) -> Mended:
 
 
 def _at_true_size(gray: Gray, levels: Levels) -> Mended:
-    """An enlarged picture reduced by the whole number that its edges are wide; small writing
-    at twice its size, around which networks were trained."""
+    """An enlarged picture reduced by the whole number that its edges are wide."""
     ramp = _ramp(levels)
     if ramp >= _BLURRED:
         times = round(ramp)
@@ -157,27 +155,7 @@ def _at_true_size(gray: Gray, levels: Levels) -> Mended:
             return Mended(unenlarged(gray, times), 1.0 / times)
         # Not the mean of the area: that would blur once more.
         return Mended(_resized(gray, 1.0 / times, cv2.INTER_CUBIC), 1.0 / times)
-    if gray.size <= MAX_FINE_PIXELS // 4 and _is_small(levels):
-        return Mended(doubled(gray), 2.0)
     return Mended(gray, 1.0)
-
-
-def _is_small(levels: Levels) -> bool:
-    """Whether the components of the ink are low and its lines thin; ``levels`` of the ink's 1.
-
-    A flat one (a dash) is measured by half its width, as ink is.
-    """
-    mask = (levels >= 0.25).astype(np.uint8)
-    # Across a line of width p the distance to its edge averages p / 4.
-    pen = 4.0 * float(cv2.distanceTransform(mask, cv2.DIST_L2, 3).sum()) / float(mask.sum())
-    if pen >= _SMALL[1]:
-        return False
-    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    heights = stats[1:count, cv2.CC_STAT_HEIGHT].astype(np.float64)
-    tallest = float(heights.max())
-    if tallest <= 2.0 * pen:
-        return float(stats[1:count, cv2.CC_STAT_WIDTH].max()) / 2.0 < _SMALL[0]
-    return float(heights[heights >= 0.1 * tallest].mean()) < _SMALL[0]
 
 
 # --- printed lines

@@ -1,13 +1,12 @@
-"""Brings a clean picture to the resolution that writing is drawn at, if it was enlarged or reduced.
+"""Brings a clean picture that was enlarged back to the resolution that it was made from.
 
-Both directions are solved by iterative back-projection (Irani and Peleg, "Improving resolution by
-image registration", 1991): find the picture that, resampled as this one was, gives this one.
+By iterative back-projection (Irani and Peleg, "Improving resolution by image registration", 1991):
+find the picture that, enlarged as this one was, gives this one. Where the method is known (linear,
+cubic or Lanczos, of OpenCV or Pillow, by a whole number) it comes back to the last grey level but
+one; of other methods the nearest is taken.
 
-- An enlarged picture holds no more than the one that it was made from. Where the method is known
-  (linear, cubic or Lanczos, of OpenCV or Pillow, by a whole number) that one comes back to the
-  last grey level but one; of other methods the nearest is taken.
-- Of a reduced picture, twice as large ones are looked for whose mean over each pixel is this
-  one's. Many are; the one next to a cubic enlargement is taken. What was lost stays lost.
+Small writing is left as small as it is: doubling it the same way kept more answers of pictures
+that had been reduced, and cost four points of ExpRate on pictures that people had made small.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ _TRIALS, _ROUNDS = 12, 16  # back-projections for each method, and for the one t
 _STEP = 1.5  # over-relaxation: the means damp what a kernel has blurred
 _EXACT = 0.8  # grey levels: rounding alone leaves no more
 _EXPLAINED = 0.1  # square grey levels, mean: a method leaves only what rounding did
-_DOUBLINGS = 8
 
 
 def _by_opencv(method: int) -> Resample:
@@ -85,16 +83,3 @@ def _projected(
         if float(np.abs(rest).max()) < _EXACT:
             break
     return found, float(np.square(rest).mean())
-
-
-def doubled(gray: Gray) -> Gray:
-    """A picture, uint8 (2 H, 2 W), whose mean over each two by two pixels is ``gray``."""
-    wanted = gray.astype(np.float32)
-    small = (gray.shape[1], gray.shape[0])
-    size = (2 * small[0], 2 * small[1])
-    found = np.clip(cv2.resize(wanted, size, interpolation=cv2.INTER_CUBIC), 0.0, 255.0)
-    for _ in range(_DOUBLINGS):
-        rest = wanted - cv2.resize(found, small, interpolation=cv2.INTER_AREA)
-        change = cv2.resize(rest, size, interpolation=cv2.INTER_LINEAR)
-        found = np.clip(found + change, 0.0, 255.0)
-    return np.asarray(np.rint(found), np.uint8)
