@@ -30,20 +30,18 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("wire", [GRPC, HTTP, SHARED])
-def test_both_ways_ask_the_same(wire: str, picture: Path, fake: Fake) -> None:
-    if (wire == HTTP) != (fake.wire == "http"):
-        pytest.skip("the other wire's server")
-    answers = []
-    for way in (ours, raw):
-        with way(wire, fake.url, picture) as send:
-            answers.append([str(value) for value in send()])
-    first, second = fake.script.asked
-    assert answers[0][:3] == answers[1][:3] == ["xy", "x y", "0.5"]
-    assert first.data == second.data == b"xy"
-    assert bool(first.shared) == bool(second.shared) == (wire == SHARED)
-    assert len(first.id) == len(second.id) == 32
-    assert first.timeout_us > 0 < second.timeout_us
+def test_both_ways_ask_the_same(picture: Path, fake: Fake) -> None:
+    for wire in (HTTP,) if fake.wire == "http" else (GRPC, SHARED):
+        answers = []
+        for way in (ours, raw):
+            with way(wire, fake.url, picture) as send:
+                answers.append([str(value) for value in send()])
+        first, second = fake.script.asked[-2:]
+        assert answers[0][:3] == answers[1][:3] == ["xy", "x y", "0.5"]
+        assert first.data == second.data == b"xy"
+        assert bool(first.shared) == bool(second.shared) == (wire == SHARED)
+        assert len(first.id) == len(second.id) == 32
+        assert first.timeout_us > 0 < second.timeout_us
 
 
 @pytest.mark.parametrize("wire", WIRES)

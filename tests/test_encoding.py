@@ -197,3 +197,20 @@ def test_stopping_answers_what_waits() -> None:
 def test_bad_numbers_are_refused(workers: int, max_queue: int) -> None:
     with pytest.raises(BadParameter):
         queue(Encoder(), workers=workers, max_queue=max_queue)
+
+
+@pytest.mark.parametrize("wrong", ["size", "type", "size type"])
+def test_one_that_is_wrong_joins_no_batch(wrong: str) -> None:
+    """In one call it would take its neighbours with it."""
+    waiting = queue(Encoder())
+    good, bad, other = Box(SMALL), Box(SMALL), Box(SMALL)
+    if wrong == "size":
+        bad.job.size = bad.job.size[:, :1]
+    elif wrong == "type":
+        bad.job.image = bad.job.image.astype(np.float64)  # type: ignore[assignment]
+    else:
+        bad.job.size = bad.job.size.astype(np.int64)  # type: ignore[assignment]
+    for box in (good, bad, other, Box(LARGE), Box(LARGE)):
+        waiting.submit(box.job)
+    assert waiting.take() == [good.job, other.job]
+    assert waiting.take() == [bad.job]

@@ -88,11 +88,11 @@ def test_ink_label_and_segments_of_what_is_made_agree() -> None:
 
 def test_the_symbols_are_cut_from_the_examples() -> None:
     """One writing of x, three strokes that the alphabet never draws: all made x have them."""
-    odd = [np.array([[0, 0], [9, 200 * k]], np.float32) for k in (1, 2, 1)]
+    odd = [np.array([[0, 0], [110, 50 * k]], np.float32) for k in (0, 1, 2)]
     source = Example("odd", "w", ("x",), odd, (("x", (0, 1, 2)),))
-    for one in synthesise([source], 5, 0):
-        assert one.tokens == ("x",)
-        assert [len(s) for s in one.strokes] == [2, 2, 2]
+    made = synthesise([source], 5, 0)
+    assert [one.tokens for one in made] == [("x",)] * 5
+    assert all([len(stroke) for stroke in one.strokes] == [2, 2, 2] for one in made)
 
 
 def test_the_seed_decides() -> None:
@@ -141,6 +141,8 @@ def test_the_command_writes_a_pack_that_training_reads(tmp_path: Path) -> None:
 def test_extra_data_brings_no_held_out_writer_or_label(tmp_path: Path) -> None:
     data = pack(tmp_path / "train.jsonl", EXAMPLES)
     same = [example(LABELS[p], f"e{p}") for p in range(5)]  # the same writers and labels
+    same += [example(label, "stranger") for label in LABELS]  # the same labels by another writer
+    same += [example("z - 1", f"e{p}") for p in range(5)]  # another label by the same writers
     same += [example("z + 1", "e9")]
     extra = pack(tmp_path / "extra.jsonl", same)
     options = {"data": data, "image_dir": None, "sequence_length": 200, "strict": True,
@@ -148,7 +150,9 @@ def test_extra_data_brings_no_held_out_writer_or_label(tmp_path: Path) -> None:
     alone, both = (load_data({**options, "extra": more}) for more in ((), (extra,)))
     assert 0 < len(alone.held_out) < 5
     assert [e.name for e in both.held_out] == [e.name for e in alone.held_out]
-    assert len(both.train) == 2 * len(alone.train) + 1
+    assert len(both.train) == 4 * len(alone.train) + 1
+    assert not {e.writer for e in both.train} & {e.writer for e in both.held_out}
+    assert not {e.tokens for e in both.train} & {e.tokens for e in both.held_out}
 
 
 def test_data_that_is_not_segmented_gives_a_sentence(tmp_path: Path) -> None:
