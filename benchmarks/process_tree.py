@@ -39,7 +39,7 @@ class Usage:
 def cpu_seconds(pid: int) -> float:
     """User and system time of ``pid`` and everything below it."""
     psutil, total = _psutil(), 0.0
-    for process in _tree(psutil, pid):
+    for process in processes(pid):
         try:
             times = process.cpu_times()
         except psutil.Error:
@@ -51,7 +51,7 @@ def cpu_seconds(pid: int) -> float:
 def usage(pid: int) -> Usage:
     """CPU and memory of ``pid`` and everything below it; processes that are gone count nothing."""
     psutil, memory = _psutil(), dict[str, float]()
-    for process in _tree(psutil, pid):
+    for process in processes(pid):
         try:
             name, full = process.name(), process.memory_full_info()
         except psutil.Error:
@@ -59,6 +59,17 @@ def usage(pid: int) -> Usage:
         pss = getattr(full, "pss", full.rss)
         memory[name] = memory.get(name, 0.0) + pss / 1e6
     return Usage(cpu_seconds(pid), memory)
+
+
+def threads(pid: int) -> int:
+    """How many threads ``pid`` and everything below it have."""
+    psutil, total = _psutil(), 0
+    for process in processes(pid):
+        try:
+            total += int(process.num_threads())
+        except psutil.Error:
+            continue
+    return total
 
 
 def available_mb() -> float:
@@ -86,7 +97,9 @@ def listener(host: str, port: int) -> int | None:
     return None
 
 
-def _tree(psutil: Any, pid: int) -> list[Any]:
+def processes(pid: int) -> list[Any]:
+    """``pid`` and everything below it, as psutil's; none if it is gone."""
+    psutil = _psutil()
     try:
         top = psutil.Process(pid)
         return [top, *top.children(recursive=True)]

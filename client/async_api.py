@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -104,7 +104,7 @@ class AsyncRecognizer:
 
     async def stream(
         self, data: Source, **options: Unpack[RequestOptions]
-    ) -> AsyncIterator[Partial | Recognition]:
+    ) -> AsyncGenerator[Partial | Recognition, None]:
         """See ``Recognizer.stream``; leaving the iteration (``aclose``) cancels the request."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Partial | Recognition | BaseException | None] = asyncio.Queue()

@@ -147,15 +147,19 @@ def _reduced(gray: Gray, most: int) -> Mended:
 
 
 def _at_true_size(gray: Gray, levels: Levels) -> Mended:
-    """An enlarged picture reduced by the whole number that its edges are wide."""
+    """A picture that was enlarged by the whole number that its edges are wide, as it was before.
+
+    One that was enlarged by another factor, or by a program that is not known, stays as it is.
+    """
     ramp = _ramp(levels)
-    if ramp >= _BLURRED:
-        times = round(ramp)
-        if gray.size <= MAX_FINE_PIXELS:
-            return Mended(unenlarged(gray, times), 1.0 / times)
+    if ramp < _BLURRED:
+        return Mended(gray, 1.0)
+    times = round(ramp)
+    if gray.size > MAX_FINE_PIXELS:
         # Not the mean of the area: that would blur once more.
         return Mended(_resized(gray, 1.0 / times, cv2.INTER_CUBIC), 1.0 / times)
-    return Mended(gray, 1.0)
+    found = unenlarged(gray, times)
+    return Mended(gray, 1.0) if found is None else Mended(found, 1.0 / times)
 
 
 # --- printed lines

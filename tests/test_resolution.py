@@ -34,11 +34,23 @@ def test_an_enlarged_picture_comes_back(page: NDArray[np.uint8], times: int, met
         }
         large = np.asarray(cv2.resize(page, size, interpolation=codes[method]), np.uint8)
     found = unenlarged(large, times)
+    assert found is not None
     assert found.shape == page.shape
     difference = np.abs(found.astype(int) - page)
     # Pillow cuts overshoots off between its two passes, which is not undone.
     assert int(difference.max()) <= (12 if "pillow" in method else 2)
     assert float(difference[page < 255].mean()) < (2.0 if "pillow" in method else 0.2)
+
+
+@pytest.mark.parametrize("factor", [1.5, 1.7, 2.5, 3.3])
+@pytest.mark.parametrize("method", [cv2.INTER_CUBIC, cv2.INTER_LINEAR, cv2.INTER_LANCZOS4])
+def test_other_factors_are_left_alone(page: NDArray[np.uint8], factor: float, method: int) -> None:
+    """Taken for a whole number, such a picture would lose detail, at a high price."""
+    size = (round(page.shape[1] * factor) // 6 * 6, round(page.shape[0] * factor) // 6 * 6)
+    large = np.asarray(cv2.resize(page, size, interpolation=method), np.uint8)
+    assert unenlarged(large, 2) is None
+    assert unenlarged(large, 3) is None
+    assert paper.mend(large).gray is large
 
 
 @pytest.mark.parametrize("pen", [2, 3, 4, 6])
