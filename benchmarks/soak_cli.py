@@ -63,6 +63,10 @@ _NO, _YES, _UNKNOWN = "not met", "met", "unknown"
     help="Seconds between glances at memory, files and shared memory.",
 )
 @click.option("--timeout", type=click.FloatRange(min=1), default=60.0, show_default=True)
+@click.option(
+    "--metrics-url",
+    help="The server's metrics page.  [default: the port above --url's, if it answers]",
+)
 @click.option("--plot", type=FILE, help="Draw it all over time in this file (SVG, PNG).")
 @result_options
 @sentences
@@ -75,6 +79,7 @@ def soak(
     settle: float,
     every: float,
     timeout: float,
+    metrics_url: str | None,
     plot: Path | None,
     output: Path | None,
     markdown: bool,
@@ -100,7 +105,7 @@ def soak(
     if address.scheme != "grpc":
         raise BadParameter(f"{url} is an HTTP address. Give the gRPC address, HOST:PORT.")
     pid = listener(address.host, address.port)
-    metrics = _metrics(url)
+    metrics = _metrics(url, metrics_url)
     about = machine()
 
     async def work() -> dict[str, Any]:
@@ -152,10 +157,13 @@ def soak(
         sys.exit(1)
 
 
-def _metrics(url: str) -> str | None:
+def _metrics(url: str, given: str | None) -> str | None:
+    address = given or metrics_address(url)
     try:
-        read_metrics(address := metrics_address(url))
+        read_metrics(address)
     except ServerUnavailable as error:
+        if given is not None:
+            raise
         click.echo(f"{error} What is left in the server stays unknown.", err=True)
         return None
     return address
