@@ -156,7 +156,7 @@ def test_a_short_one(server: EmbeddedServer, tmp_path: Path) -> None:
         [
             *("soak", "--url", server.endpoints.grpc, "--data", str(pack), "--minutes", "0.1"),
             *("--settle", "1", "--every", "0.5", "--output", str(output), "--plot", str(plot)),
-            *("--metrics-url", server.endpoints.metrics),
+            *("--metrics-url", server.endpoints.metrics, "--load", "0.2"),
         ],
     )
     assert done.exit_code == 0, done.output
