@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,9 +73,16 @@ from hmer.serving import REPOSITORY_FILE
 @click.option(
     "--requests",
     type=click.IntRange(min=50),
-    default=400,
+    default=200,
     show_default=True,
-    help="Of each level of that load test.",
+    help="Of each level of that load test, in each round.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Rounds through its levels; medians of them count, so that what disturbs one does not.",
 )
 @click.option("--autoscaling/--no-autoscaling", default=True, help="Compare autoscaling signals.")
 @click.option(
@@ -97,6 +105,7 @@ def simulate(
     bound: float,
     loads: str,
     requests: int,
+    rounds: int,
     autoscaling: bool,
     start_s: float | None,
     seed: int,
@@ -132,7 +141,7 @@ def simulate(
         known = read_times(times)
     else:
         known, tested = _measure(
-            bundle, repository_options, data, form, limit, shares, requests, about, say
+            bundle, repository_options, data, form, limit, shares, requests, rounds, about, say
         )
         given = given or tested
     levels = []
@@ -187,6 +196,7 @@ def _measure(
     limit: int | None,
     shares: list[float],
     requests: int,
+    rounds: int,
     about: dict[str, Any],
     say: Any,
 ) -> tuple[ServiceTimes, dict[str, Any]]:
@@ -225,17 +235,35 @@ def _measure(
             found, _ = run_levels(
                 server.grpc,
                 expressions,
-                levels,
+                levels * rounds,
                 requests=count,
                 timeout=120.0,
                 server=Server(server.pid),
                 on_level=lambda level: say(f"Load test: {level.name} ..."),
             )
-            return found
+            by_level = [[one for one in found if one["level"] == v.value] for v in levels]
+            return [median_of(rounds) for rounds in by_level if rounds]  # but those left out
 
-        full = test([Level(CLOSED, 2 * found["slots"])], max(len(expressions), 2 * found["slots"]))
+        under_way = 2 * found["slots"]
+        full = test([Level(CLOSED, under_way)], max(len(expressions), 3 * under_way))
         most = full[0]["throughput"]
-        known = fit(ServiceTimes.from_dict(found, "the measurement"), most, 2 * found["slots"])
+        known = fit(ServiceTimes.from_dict(found, "the measurement"), most, under_way)
         levels = full + test([Level(OPEN, round(share * most, 2)) for share in shares], requests)
     tested = {"benchmark": "load", "machine": about, **conditions, "levels": levels}
     return known, tested
+
+
+def median_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One level's figures of several rounds: medians of what is held against a simulation."""
+    found = dict(rounds[0])
+    found["throughput"] = statistics.median(one["throughput"] for one in rounds)
+    found["latency_ms"] = {
+        name: None if None in values else statistics.median(values)
+        for name in rounds[0]["latency_ms"]
+        for values in [[one["latency_ms"][name] for one in rounds]]
+    }
+    found["rejected"] = sum(one["rejected"] for one in rounds)
+    found["rounds"] = [
+        {"throughput": one["throughput"], "latency_ms": one["latency_ms"]} for one in rounds
+    ]
+    return found

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from benchmarks import simulate_cli
 from benchmarks.cli import main
 from benchmarks.loops import poisson
+from benchmarks.simulate_cli import median_of
 from benchmarks.simulation import run_closed, run_open
 from benchmarks.simulation_questions import (
     capacity,
@@ -274,3 +275,18 @@ def test_sentences(arguments: tuple[str, ...], said: str, files: tuple[Path, Pat
     assert result.exit_code == 1
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_round_that_was_disturbed_does_not_count() -> None:
+    def seen(p95: float | None, throughput: float) -> dict[str, Any]:
+        return {
+            **{"kind": "open", "level": 5.0, "requests": 50, "rejected": 1},
+            **{"throughput": throughput, "latency_ms": {"p50": 10.0, "p95": p95}},
+        }
+
+    found = median_of([seen(900.0, 1.0), seen(80.0, 5.0), seen(90.0, 4.9)])
+    assert found["latency_ms"] == {"p50": 10.0, "p95": 90.0}
+    assert found["throughput"] == 4.9
+    assert found["rejected"] == 3
+    assert [one["latency_ms"]["p95"] for one in found["rounds"]] == [900.0, 80.0, 90.0]
+    assert median_of([seen(None, 1.0), seen(80.0, 5.0)])["latency_ms"]["p95"] is None
