@@ -11,16 +11,20 @@ from benchmarks.accuracy_cli import accuracy
 from benchmarks.attention_cli import attention
 from benchmarks.calibrate_cli import calibrate
 from benchmarks.compare_cli import compare
+from benchmarks.faults_cli import faults
 from benchmarks.growth_cli import growth
+from benchmarks.hostile_cli import hostile
 from benchmarks.invariance_cli import invariance
 from benchmarks.latency_cli import latency
 from benchmarks.limits_cli import limits
 from benchmarks.load_cli import load
 from benchmarks.overhead_cli import overhead
+from benchmarks.overload_cli import overload
 from benchmarks.quick_cli import quick
 from benchmarks.rescore_cli import rescore
 from benchmarks.rivals_cli import rivals
 from benchmarks.simulate_cli import simulate
+from benchmarks.soak_cli import soak
 from benchmarks.speed_report_cli import report
 from benchmarks.tune_cli import tune
 
@@ -42,13 +46,17 @@ for command in (
     latency,
     load,
     overhead,
+    overload,
+    hostile,
     compare,
     rivals,
     limits,
+    faults,
     growth,
     tune,
     quick,
     simulate,
+    soak,
     report,
 ):
     main.add_command(command)

@@ -126,7 +126,8 @@ def _started(
             if axis.name == K and value != settings.bundle.k:
                 bundle = with_k(settings.checkpoint, value, settings.work)
             folder = settings.work / f"{axis.name}-{value}"
-            options = ["--target", settings.target, *options_of(axis, value)]
+            # Cost is asked for here, also where the server would rather refuse.
+            options = ["--target", settings.target, "--max-wait", "0", *options_of(axis, value)]
             repository = assemble(bundle, folder, *options)
             points.append(Point(value, stack.enter_context(ServedProcess(repository))))
         except HmerError as error:

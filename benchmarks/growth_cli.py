@@ -24,6 +24,7 @@ from benchmarks.options import (
     work_option,
 )
 from benchmarks.output import check_folder, write_json
+from benchmarks.repositories import code_hash
 from hmer import __version__
 from hmer.bundle import GRAPHS, load_bundle
 from hmer.console import sentences
@@ -203,6 +204,7 @@ def _key(settings: Settings) -> str:
     text = json.dumps(
         {
             "version": __version__,
+            "code": code_hash(),
             "bundle": (settings.bundle.folder / "bundle.json").read_text(encoding="utf-8"),
             "inputs": [hashlib.sha256(e.data).hexdigest() for e in settings.expressions],
             "settings": [settings.target, settings.rounds, settings.concurrency],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.growth_axes import AXES, PICTURE
+from benchmarks.limits import intensity, middle
 from benchmarks.speed_plots import Axes, drawn
 
 _LATENCIES = {
@@ -79,7 +80,9 @@ def _served(found: Mapping[str, Any]) -> str:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set(xlabel=found["label"], ylabel="latency, ms", ylim=(0, None))
         right.set(ylabel=f"requests/s, {found['load']}", ylim=(0, None))
-        axes.legend(handles=handles, fontsize="small")
+        # Above: what stands on the right would be drawn over it.
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        axes.legend(handles=handles, fontsize="small", ncols=4, **place)
 
     return drawn(draw, (6.5, 4.0))
 
@@ -95,14 +98,14 @@ def roofline(found: Mapping[str, Any]) -> str:
     memory = max(found["bandwidth_gb_s"].values())
     parts = {
         f"encoder, {image['height']} x {image['width']}": image
-        for image in (_middle(found["encoder"]["images"]),)
+        for image in (middle(found["encoder"]["images"]),)
     }
     for batch in found["step"]["batches"]:
         name = f"step, {batch['rows']} row{'s' * (batch['rows'] > 1)}, k = {found['step']['k']}"
         parts[name] = batch
 
     def draw(axes: Axes) -> None:
-        places = {name: (_intensity(part), part["gflops_a_second"]) for name, part in parts.items()}
+        places = {name: (intensity(part), part["gflops_a_second"]) for name, part in parts.items()}
         low = min(x for x, _ in places.values()) / 4
         high = max(*(x for x, _ in places.values()), max(peaks.values()) / memory) * 4
         for index, (name, peak) in enumerate(sorted(peaks.items(), key=lambda item: item[1])):
@@ -126,12 +129,3 @@ def roofline(found: Mapping[str, Any]) -> str:
         axes.legend(fontsize="x-small", title=f"memory {memory:.1f} GB/s", title_fontsize="x-small")
 
     return drawn(draw, (7.0, 4.5))
-
-
-def _middle(images: list[dict[str, Any]]) -> dict[str, Any]:
-    """The picture of median work."""
-    return sorted(images, key=lambda image: image["total_flops"])[len(images) // 2]
-
-
-def _intensity(part: Mapping[str, Any]) -> float:
-    return float(part["total_flops"] / (part["weight_read_bytes"] + part["in_out_bytes"]))

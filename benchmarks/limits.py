@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,50 @@ def _step(
         "gap": gap,
         "against": f"{memory:.1f} GB/s, {threads} threads; {AT} rows, {bundle.k} tokens a call",
     }
+
+
+def intensity(part: Mapping[str, Any]) -> float:
+    """Operations a byte of weights, inputs and outputs."""
+    return float(part["total_flops"] / (part["weight_read_bytes"] + part["in_out_bytes"]))
+
+
+def middle(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The picture of median work."""
+    return sorted(images, key=lambda image: image["total_flops"])[len(images) // 2]
+
+
+def roofline_table(found: Mapping[str, Any]) -> Table:
+    """Operations and bytes of encoder and step, and what of the attainable they reach.
+
+    Attainable (Williams, Waterman and Patterson, "Roofline", 2009): the lower of the best peak of
+    fp32 and what the memory's bandwidth allows at so many operations a byte.
+    """
+    peak = max(p["gflops"] for p in found["peaks"] if p["precision"] == FP32)
+    step, threads = found["step"], found["threads"]
+    image = middle(found["encoder"]["images"])
+    parts = [(f"encoder, {image['height']} x {image['width']}", image, threads["encoder"])]
+    for batch in step["batches"]:
+        many = "s" * (batch["rows"] > 1)
+        name = f"step, {batch['rows']} row{many}, k = {step['k']}"
+        parts.append((name, batch, threads["step"]))
+    rows = []
+    for name, part, count in parts:
+        memory = found["bandwidth_gb_s"][str(count)]
+        able = min(peak * count / max(1, threads["encoder"]), memory * intensity(part))
+        reached = part["gflops_a_second"]
+        rows.append(
+            (
+                name,
+                f"{part['total_flops'] / 1e6:.0f}",
+                f"{(part['weight_read_bytes'] + part['in_out_bytes']) / 1e6:.1f}",
+                f"{intensity(part):.1f}",
+                f"{reached:.1f}",
+                f"{able:.1f}",
+                f"{100 * reached / able:.0f}",
+            )
+        )
+    header = (*("part", "MFLOP", "MB", "FLOP/B", "GFLOP/s", "attainable GFLOP/s", "reached %"),)
+    return Table("Roofline", header, tuple(rows))
 
 
 def _row(outputs: Feeds) -> Feeds:

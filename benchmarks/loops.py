@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.asking import Ask, Reply
-from hmer.errors import HmerError
+from hmer.errors import HmerError, Overloaded
 
 Clock = Callable[[], float]
 
@@ -74,7 +74,8 @@ async def closed_loop(
     """Send the inputs of ``order``, with ``concurrency`` requests under way all the time.
 
     ``lead_in`` requests before them (by default as many as are under way; none for one) and those
-    sent until the last counted answer keep the loop full, and do not count.
+    sent until the last counted answer keep the loop full, and do not count. A caller that a full
+    server refuses comes back when it was told to.
     """
     if lead_in is None:
         lead_in = concurrency if concurrency > 1 else 0
@@ -95,6 +96,8 @@ async def closed_loop(
             everything.append(sample)
             if counts:
                 counted.append(sample)
+            if isinstance(reply, Overloaded) and reply.retry_after is not None:
+                await asyncio.sleep(reply.retry_after)
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))
     begin = min(sample.sent for sample in counted)

@@ -190,6 +190,17 @@ def _exporting_code() -> list[Path]:
     return [*sorted(_package("export").glob("*.py")), *network]
 
 
+def code_hash() -> str:
+    """Of the product's sources: figures of other code are figures of something else."""
+    found = hashlib.sha256()
+    for package in ("hmer", "model_repository", "export"):
+        folder = _package(package)
+        for path in sorted(folder.rglob("*.py")):
+            found.update(f"{package}/{path.relative_to(folder).as_posix()}".encode())
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:

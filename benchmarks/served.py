@@ -10,10 +10,12 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.process_tree import Usage, usage
 from hmer.errors import ServerSetupError
@@ -28,22 +30,40 @@ class ServedProcess:
     ``ready_s``: seconds from the start of the command until it said that it is ready.
     """
 
-    def __init__(self, repository: Path) -> None:
-        """Nothing is started yet."""
+    def __init__(
+        self,
+        repository: Path,
+        options: Sequence[str] = (),
+        *,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        ``options``: further ones of ``hmer-serve``. ``prefix``: a command that runs it.
+        ``environment``: variables beside this process's own.
+        """
         self.repository = repository
+        self._options, self._prefix = tuple(options), tuple(prefix)
+        self._environment = {**os.environ, **(environment or {})}
         self.ready_s = 0.0
         self.about: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
 
     def __enter__(self) -> ServedProcess:
         """Start it. Raises ``ServerSetupError`` with what the command said."""
         ports = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
         began = time.perf_counter()
-        command = [sys.executable, "-m", "model_repository.serve", *ports, "--json"]
+        serve = [sys.executable, "-m", "model_repository.serve", *ports, "--json"]
+        command = [*self._prefix, *serve, *self._options]
+        # A file, not a pipe: nobody reads while it runs, and a full pipe would stop it.
+        self._said = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [*command, "--repository", str(self.repository.resolve())],
+            env=self._environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             cwd=_root(),
             # A Ctrl-C reaches this program alone, which stops the server in good order.
             start_new_session=True,
@@ -60,7 +80,6 @@ class ServedProcess:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        assert process.stderr is not None
         with selectors.DefaultSelector() as waiting:
             waiting.register(process.stdout, selectors.EVENT_READ)
             while time.perf_counter() < deadline:
@@ -71,7 +90,8 @@ class ServedProcess:
                     found: dict[str, Any] = json.loads(line)
                     return found
                 if not line:
-                    said = process.stderr.read().decode("utf-8", errors="replace").strip()
+                    process.wait(_STOP_TIMEOUT_S)
+                    said = self.said().strip()
                     reason = said.splitlines()[-1] if said else "it ended without a word"
                     raise ServerSetupError(
                         f"The server of {self.repository} did not start: "
@@ -80,6 +100,20 @@ class ServedProcess:
         raise ServerSetupError(
             f"The server of {self.repository} was not ready after {START_TIMEOUT_S:.0f} s."
         )
+
+    def said(self) -> str:
+        """What the command has written to stderr so far."""
+        assert self._said is not None
+        size = os.fstat(self._said.fileno()).st_size
+        # At a place of its own: the command's place in the file is shared with this descriptor.
+        return os.pread(self._said.fileno(), size, 0).decode("utf-8", errors="replace")
+
+    def ended(self, timeout: float) -> int | None:
+        """The command's exit code once it has ended by itself; ``None`` after ``timeout`` s."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout)
+        return None
 
     @property
     def grpc(self) -> str:
@@ -115,6 +149,7 @@ class ServedProcess:
     ) -> None:
         """Stop it."""
         process, self._process = self._process, None
+        said, self._said = self._said, None
         if process is None:
             return
         process.terminate()
@@ -124,7 +159,7 @@ class ServedProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for stream in (process.stdout, process.stderr):
+        for stream in (process.stdout, said):
             if stream is not None:
                 stream.close()
 

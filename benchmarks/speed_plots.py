@@ -15,6 +15,16 @@ Axes = Any  # matplotlib's
 
 def drawn(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """What ``draw`` does to axes, on a picture of ``size`` inches. Raises ``MissingDependency``."""
+    return drawn_in_rows([draw], size)
+
+
+def drawn_in_rows(
+    draws: Sequence[Callable[[Axes], None]], size: tuple[float, float], xlabel: str = ""
+) -> str:
+    """What each of ``draws`` does to axes of its own, one above another over the same x.
+
+    ``xlabel``: below the last, if its own is not.
+    """
     try:
         matplotlib = import_module("matplotlib")
         figures = import_module("matplotlib.figure")
@@ -25,10 +35,13 @@ def drawn(draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     # Equal figures give equal files: no date, no random ids.
     with matplotlib.rc_context({"svg.hashsalt": "hmer", "svg.fonttype": "none"}):
         figure = figures.Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
+        rows = figure.subplots(len(draws), sharex=len(draws) > 1, squeeze=False)[:, 0]
+        for draw, axes in zip(draws, rows, strict=True):
+            draw(axes)
+            axes.grid(alpha=0.25)
+            axes.set_axisbelow(True)
+        if xlabel:
+            rows[-1].set_xlabel(xlabel)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

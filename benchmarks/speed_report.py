@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import latency, limits, load, speed_plots
+from benchmarks import latency, limits, load, perf_analyzer, speed_plots
 from benchmarks.compare_cli import contenders_table
+from benchmarks.growth_plots import roofline
 from benchmarks.machine import describe
+from benchmarks.report_reliability import RELIABILITY
 from benchmarks.report_sections import ACCURACY, MORE, kind_of
 from benchmarks.report_types import Plot, Section, Shown
 from benchmarks.targets import Target
@@ -159,7 +161,31 @@ def _latency_plots(found: Mapping[str, Any]) -> list[Plot]:
 
 
 def _limits_plots(found: Mapping[str, Any]) -> list[Plot]:
-    return [Plot("Distance to the machine's limits", speed_plots.limits(found))]
+    return [
+        Plot("Distance to the machine's limits", speed_plots.limits(found)),
+        Plot("Roofline: encoder and step below the machine's peaks", roofline(found)),
+    ]
+
+
+def _limits_notes(found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"The encoder's limit: {found['encoder']['against']}.",
+        f"The step's limit: {found['step']['against']}.",
+        "Bytes are those of weights, inputs and outputs; what a layer hands to the next is taken "
+        "to stay in the cache, and so do a small step's weights, which then beats the memory.",
+    ]
+
+
+def _load_tables(found: Mapping[str, Any]) -> list[Table]:
+    tables = [load.table(found["levels"])]
+    other = found.get("perf_analyzer")
+    if other and other["levels"]:
+        tables.append(perf_analyzer.table(found["levels"], other["levels"]))
+    return tables
+
+
+def _load_notes(found: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {reason}" for name, reason in found.get("missing", {}).items()]
 
 
 def _no_notes(found: Mapping[str, Any]) -> list[str]:
@@ -174,14 +200,13 @@ SECTIONS: dict[str, Section] = {
         _latency_plots,
         _no_notes,
     ),
-    "load": Section(
-        "Under load", lambda found: [load.table(found["levels"])], _load_plots, _no_notes
-    ),
+    "load": Section("Under load", _load_tables, _load_plots, _load_notes),
     "limits": Section(
         "Limits of the machine",
-        lambda found: limits.tables(dict(found)),
+        lambda found: [*limits.tables(dict(found)), limits.roofline_table(found)],
         _limits_plots,
-        _no_notes,
+        _limits_notes,
     ),
     **MORE,
+    **RELIABILITY,
 }

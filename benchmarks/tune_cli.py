@@ -17,6 +17,7 @@ from benchmarks.inputs import gather
 from benchmarks.machine import describe, machine
 from benchmarks.options import PATH, input_options, result_options, weights_options, work_option
 from benchmarks.output import check_folder, write_json
+from benchmarks.repositories import code_hash
 from benchmarks.tune_search import INTERRUPTED, Duel, Found, Log, Space, search
 from benchmarks.tune_servers import Servers
 from benchmarks.tune_space import (
@@ -120,7 +121,8 @@ def tune(
         "input": form if data else "samples",
         "inputs": len(expressions),
     }
-    log = _log(work, loaded, {**conditions, "goal": goal.name, "most": concurrency}, fresh)
+    key = {**conditions, "goal": goal.name, "most": concurrency, "code": code_hash()}
+    log = _log(work, loaded, key, fresh)
     if log.duels:
         say(f"Going on after {len(log.duels)} duels in {work}.")
     end = time.monotonic() + minutes * 60

@@ -94,7 +94,7 @@ class Servers:
             folder = self._work / "repositories" / key
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            assemble(self.bundle_of(settings), folder, options_of(settings))
+            assemble(self.bundle_of(settings), folder, options_of(settings, max_wait_ms=0))
             with ExitStack() as stack:
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 server = stack.enter_context(ServedProcess(folder))

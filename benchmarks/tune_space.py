@@ -66,7 +66,9 @@ def settings_of(options: RepositoryOptions, k: int, cpus: int, pixels: int) -> d
     }
 
 
-def options_of(settings: Settings) -> RepositoryOptions:
+def options_of(
+    settings: Settings, max_wait_ms: int = RepositoryOptions.max_wait_ms
+) -> RepositoryOptions:
     """The repository of these settings. ``k`` is the bundle's, not its."""
     target, precision, step_target = settings[RUNTIME]
     return RepositoryOptions(
@@ -79,6 +81,7 @@ def options_of(settings: Settings) -> RepositoryOptions:
         step_threads=settings[STEP_THREADS],
         batch_pixels=settings[PIXELS],
         queue_delay_us=settings[DELAY],
+        max_wait_ms=max_wait_ms,
     )
 
 

@@ -33,12 +33,17 @@ STATUS_OF_HTTP = {
 _SEE_MODELS = "Run hmer-client health to see what it serves."
 
 
+_CUT = ("connection closed", "connection reset by peer")
+
+
 def no_server(url: str, reason: str, hint: str = "") -> ServerUnavailable:
     """Nobody answers at ``url``; ``hint`` is a further sentence."""
-    return ServerUnavailable(
+    error = ServerUnavailable(
         f"No server answers at {url} ({reason}). Start one with hmer-serve, or give its address "
         f"with --url.{' ' if hint else ''}{hint}"
     )
+    error.taken = reason in _CUT
+    return error
 
 
 def cancelled(url: str) -> Cancelled:
@@ -48,6 +53,8 @@ def cancelled(url: str) -> Cancelled:
 
 # What Triton says of a region that was registered before it was started again.
 FORGOTTEN = "unable to find shared memory region"
+# What its Python backend says of a process that was killed, and of a full /dev/shm.
+_FOR_NOW = ("is not healthy", "shared memory pool")
 
 
 def from_status(
@@ -88,6 +95,11 @@ def from_status(
         )
     if status == "UNAVAILABLE":
         return no_server(url, _first_line(text) or "unavailable")
+    if any(words in lower for words in _FOR_NOW):
+        return ServerUnavailable(
+            f"The server at {url} is out of order ({_first_line(text)}). Try again later: "
+            "hmer-serve --supervise restarts it; without, somebody must look at it."
+        )
     if status == "CANCELLED":
         return cancelled(url)
     if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):

@@ -37,22 +37,35 @@ class Deadline:
 class Retry:
     """Attempts with exponential back-off and jitter, for a server that is absent or full.
 
+    A full server says when it expects to have room (``Overloaded.retry_after``).
+
     Recognition changes nothing on the server, so sending a request twice is safe. Only
     ``ServerUnavailable`` and ``Overloaded`` are tried again: every other error would come back.
+    A server that has answered before and is gone is likely to be starting again
+    (``hmer-serve --supervise``, a container's restart), so it gets pauses of ``patience`` in all.
     """
 
     attempts: int = 5
     first: float = 0.1  # seconds before the second attempt, doubled for each further one
     longest: float = 2.0  # seconds
+    patience: float = 20.0  # seconds; not with a single attempt
 
-    def wait(self, attempt: int) -> float:
-        """Seconds to wait after ``attempt`` (from 1): between half and all of the back-off."""
+    def wait(self, attempt: int, hint: float | None = None) -> float:
+        """Seconds to wait after ``attempt`` (from 1): between half and all of the back-off.
+
+        After a ``hint`` of the server's, in seconds, between all and half as much again of the
+        longer of the two: to come earlier is of no use.
+        """
         backoff = min(self.longest, self.first * 2.0 ** (attempt - 1))
         # Jitter, so that clients that failed together do not come back together.
-        return backoff * random.uniform(0.5, 1.0)
+        if hint is None:
+            return backoff * random.uniform(0.5, 1.0)
+        return max(backoff / 1.5, hint) * random.uniform(1.0, 1.5)
 
 
 DEFAULT_RETRY = Retry()
+# What closes the connection sooner than this is no server of ours, but another kind of port.
+_AT_WORK_S = 0.2
 
 
 class Retrier:
@@ -66,7 +79,8 @@ class Retrier:
         """``sleep`` takes seconds; tests give their own."""
         self._policy = policy
         self._sleep = sleep
-        self._absent = False  # a plain flag: a race costs one attempt more or less
+        self._absent = False  # plain flags: a race costs one attempt more or less
+        self._known = False  # it has answered
 
     def run(
         self,
@@ -80,25 +94,35 @@ class Retrier:
         Raises the last attempt's error, or ``DeadlineExceeded``.
         """
         sleep = sleep or self._sleep
-        attempt = 1
+        attempt, paused = 1, 0.0
         while True:
             remaining = deadline.remaining()
             if remaining == 0.0:
                 raise deadline.exceeded(url)
+            sent = time.monotonic()
             try:
                 answer = send(remaining)
             except (ServerUnavailable, Overloaded) as error:
                 absent = isinstance(error, ServerUnavailable)
-                attempts = 1 if absent and self._absent else self._policy.attempts
-                if attempt >= attempts:
+                if isinstance(error, ServerUnavailable) and error.taken:  # it was at work on it
+                    self._known |= time.monotonic() - sent > _AT_WORK_S
+                pause = self._policy.wait(attempt, getattr(error, "retry_after", None))
+                if not self._again(absent, attempt, paused + pause):
                     self._absent = absent
                     raise
-                pause = self._policy.wait(attempt)
                 remaining = deadline.remaining()
                 if remaining is not None and pause >= remaining:
                     raise  # why it failed says more than that the time is up
                 sleep(pause)
+                paused += pause
                 attempt += 1
             else:
-                self._absent = False
+                self._absent, self._known = False, True
                 return answer
+
+    def _again(self, absent: bool, attempt: int, paused: float) -> bool:
+        """Whether ``attempt`` is followed by another one, after pauses of ``paused`` seconds."""
+        policy = self._policy
+        if policy.attempts == 1 or (absent and self._absent):
+            return False
+        return attempt < policy.attempts or (absent and self._known and paused <= policy.patience)

@@ -6,8 +6,9 @@ back before anybody gets to see them; no text is ever edited.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -35,7 +36,12 @@ AUTO = "auto"  # measured when the repository is assembled: see export.targets
 # A message of Triton's model_config.proto; the library carries no types.
 ModelConfig = Any
 
+ONE, MANY = "one", "many"
+PROCESSES = (ONE, MANY)
+
 QUEUE_TIMEOUT_S = 60
+# With so many pictures at least a server counts as full: fewer leave it idle now and then.
+LEAST_FULL = 16
 
 _DATA_TYPES = {
     "bytes": "TYPE_STRING",
@@ -61,7 +67,9 @@ class RepositoryOptions:
     ``recognize`` does not need and which is served only where this is not 0.
     ``step_threads`` of the decoder's step. ``encoder_workers`` and ``batch_pixels``: see
     ``hmer.serving.GraphParameters``. ``queue_delay_us``: how long Triton may wait for a batch of
-    the encoder; of use only where Triton itself batches. ``hmer-bench tune`` measures these.
+    the encoder; of use only where Triton itself batches. ``max_wait_ms``: see
+    ``hmer.serving.RecognizeParameters``. ``processes``: one for each of the models, or ``one``, in
+    which ``recognize`` holds ``encoder`` and ``decode``. ``hmer-bench tune`` measures these.
     """
 
     host: str = EMBEDDED
@@ -79,6 +87,8 @@ class RepositoryOptions:
     encoder_workers: int = 0
     batch_pixels: int = 0
     queue_delay_us: int = 0
+    max_wait_ms: int = 100
+    processes: str = MANY
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS or self.target not in (*TARGETS, AUTO):
@@ -107,6 +117,15 @@ class RepositoryOptions:
                 f"With --host {self.host} --target {self.target} Triton itself runs the step, so "
                 f"--step {IN_PROCESS} does not apply. Leave the option out."
             )
+        if self.processes not in PROCESSES:
+            raise BadParameter(f"processes is {ONE} or {MANY}, not {self.processes}.")
+        if self.processes == ONE and not (
+            self.python_graphs and self.decode_step == IN_PROCESS and not self.preprocessors
+        ):
+            raise BadParameter(
+                "One process can hold encoder and decoder only where Python models run both: with "
+                f"--processes {ONE} leave out --preprocessors and --step {BLS}, and serve on a CPU."
+            )
         if self.precision not in ("fp32", "bf16"):
             raise BadParameter(f"The precision is fp32 or bf16, not {self.precision}.")
         if self.precision == "bf16" and self.target != OPENVINO:
@@ -116,7 +135,8 @@ class RepositoryOptions:
                 raise BadParameter(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.threads < 0:
             raise BadParameter(f"threads is {self.threads}; it must be 0 (every CPU) or more.")
-        for name in ("preprocessors", "encoder_workers", "batch_pixels", "queue_delay_us"):
+        for name in ("preprocessors", "encoder_workers", "batch_pixels", "queue_delay_us",
+                     "max_wait_ms"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise BadParameter(f"{name} is {getattr(self, name)}; it must be 0 or more.")
 
@@ -180,6 +200,8 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
     recognize = RecognizeParameters(
         workers=min(MAX_WORKERS, 2 * options.slots + 8),
         max_queue=options.max_queue,
+        full=max(LEAST_FULL, options.slots),
+        max_wait_ms=options.max_wait_ms,
         max_tokens=options.max_tokens,
     )
     configs = {
@@ -191,6 +213,20 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         # One instance owns all slots.
         contract.DECODE: _python(specs[contract.DECODE], to_strings(decode), 1),
     }
+    if options.processes == ONE:
+        held = replace(
+            recognize,
+            encoder=json.dumps(to_strings(graph)),
+            decode=json.dumps(to_strings(decode)),
+        )
+        twin = replace(recognize, through=contract.RECOGNIZE)
+        one, stream = specs[contract.RECOGNIZE], specs[contract.RECOGNIZE_STREAM]
+        return {
+            contract.RECOGNIZE: _python(one, to_strings(held), 1),
+            contract.RECOGNIZE_STREAM: _streaming(
+                _python(stream, to_strings(twin), 1, max_batch_size=1)
+            ),
+        }
     # The encoder on a CPU takes requests off this queue at once, into its own. Triton's batches
     # on a GPU have one padded size, and never wait: one forms while the one before it runs.
     preferred = 1 if options.python_graphs and not options.queue_delay_us else None

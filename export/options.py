@@ -76,6 +76,21 @@ serving_options: Decorator = block(
         show_default=True,
         help="Microseconds that Triton may wait for a batch of the encoder; costs latency.",
     ),
+    click.option(
+        "--max-wait",
+        type=click.IntRange(min=0),
+        default=100,
+        show_default=True,
+        help="Milliseconds of work ahead beyond which a full server refuses more; 0: only "
+        "--max-queue bounds it.",
+    ),
+    click.option(
+        "--processes",
+        type=click.Choice(("one", "many")),
+        default="many",
+        show_default=True,
+        help="One process for each model, or one that holds encoder and decoder, too (CPU).",
+    ),
 )
 
 compared_on: Decorator = block(

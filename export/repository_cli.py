@@ -127,6 +127,8 @@ def repository(
     encoder_workers: int,
     batch_pixels: int,
     queue_delay: int,
+    max_wait: int,
+    processes: str,
     engines: Path | None,
     force: bool,
     as_json: bool,
@@ -147,6 +149,8 @@ def repository(
         encoder_workers=encoder_workers,
         batch_pixels=batch_pixels,
         queue_delay_us=queue_delay,
+        max_wait_ms=max_wait,
+        processes=processes,
     )
     result = assemble(bundle, output, options, engines=engines, force=force)
     for path in result.missing:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from reprlib import repr as shown  # at most 40 characters of what a stranger wrote
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -41,18 +41,21 @@ class SearchOptions:
     def __post_init__(self) -> None:
         """Raise ``BadParameter`` for what is out of range."""
         if not _whole(self.beam) or self.beam < 1:
-            raise BadParameter(f"beam is {self.beam!r}; it must be a whole number, at least 1.")
+            raise BadParameter(
+                f"beam is {shown(self.beam)}; it must be a whole number, at least 1."
+            )
         if not _whole(self.n_best) or not 1 <= self.n_best <= self.beam:
             raise BadParameter(
-                f"n_best is {self.n_best!r}; it must be a whole number, 1 to the beam's width, "
-                f"which is {self.beam}."
+                f"n_best is {shown(self.n_best)}; it must be a whole number, 1 to the beam's "
+                f"width, which is {shown(self.beam)}."
             )
         penalty = self.length_penalty
         if isinstance(penalty, bool) or not isinstance(penalty, (int, float)):
-            raise BadParameter(f"length_penalty is {penalty!r}; it must be a number.")
-        if not (math.isfinite(penalty) and 0.0 <= penalty <= MAX_LENGTH_PENALTY):
+            raise BadParameter(f"length_penalty is {shown(penalty)}; it must be a number.")
+        if not 0.0 <= penalty <= MAX_LENGTH_PENALTY:  # nor is NaN within
             raise BadParameter(
-                f"length_penalty is {penalty}; it must lie within 0 and {MAX_LENGTH_PENALTY:g}."
+                f"length_penalty is {shown(penalty)}; it must lie within 0 and "
+                f"{MAX_LENGTH_PENALTY:g}."
             )
 
     def describe(self) -> str:

@@ -40,6 +40,7 @@ import re
 from collections.abc import Iterator
 
 _WIRE = re.compile(r"\[([a-z_]+)\] (.*)", re.DOTALL)
+_RETRY_AFTER = re.compile(r"Try again in (\d+(?:\.\d+)?) s\.")
 
 
 class HmerError(Exception):
@@ -175,6 +176,7 @@ class ServerUnavailable(ServerError):
     """Nobody answers, or the server is not ready."""
 
     code = "server_unavailable"
+    taken = False  # whether the connection ended after the request had gone out
 
 
 class UnknownModel(ServerError):
@@ -187,6 +189,20 @@ class Overloaded(ServerError):
     """More requests than the admission limit; try again later."""
 
     code = "overloaded"
+
+    @classmethod
+    def until(cls, reason: str, seconds: float) -> Overloaded:
+        """One that says when to try again; ``reason`` is a sentence."""
+        return cls(f"{reason} Try again in {seconds:.2f} s.")
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the server expects to have room, if it said so.
+
+        Read from the sentence: nothing else crosses Triton's wire.
+        """
+        match = _RETRY_AFTER.search(str(self))
+        return float(match[1]) if match else None
 
 
 class DeadlineExceeded(ServerError, TimeoutError):

@@ -21,6 +21,7 @@ from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from hmer.errors import BadInk
+from hmer.limits import LIMITS
 
 Stroke = NDArray[np.float32]
 _Points = NDArray[np.float64]
@@ -28,9 +29,15 @@ _Points = NDArray[np.float64]
 STROKE_HEIGHT = 48.0  # pixels that the mean tall stroke gets before drawing
 PEN = 4  # pixels, pen width at that height
 MARGIN = 8  # pixels around the drawing
-MAX_POINTS = 200_000  # far above any formula; keeps a hostile file from costing memory
+# Far above any formula; they keep a hostile file from costing time or memory (hmer.limits).
+MAX_BYTES, MAX_STROKES, MAX_POINTS = LIMITS.ink_bytes, LIMITS.strokes, LIMITS.points
+MAX_ELEMENTS = 4 * MAX_STROKES  # of InkML: traces, their groups and views; of JSON: objects
 MAX_COORDINATE = 1e12  # of the strokes' unit; its square is still a float32
 MAX_DRAWING = 12_000  # pixels, longest side of a drawing before the pen is chosen smaller
+MAX_DRAWN_PIXELS = 4_000_000  # the same for all of its pixels
+MAX_LENGTH = 2_000_000  # pixels that the pen may go: a formula has some ten thousand
+_LONGEST = 100  # characters of a number
+_SHOWN = 200  # characters of what a parser says
 _NUMBERS = (int, float)  # of JSON
 _SUBPIXEL = 4  # bits of sub-pixel precision for cv2
 
@@ -48,10 +55,12 @@ def parse_inkml(data: bytes) -> Ink:
 
     Only the first two channels (X, Y) are read. Raises ``BadInk``.
     """
+    _small_enough(data, b"<", 2 * MAX_ELEMENTS, "The InkML")  # an element has two tags
     try:
         root = fromstring(data)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise BadInk(f"The InkML cannot be parsed: {error}. Save the ink again.") from None
+        reason = str(error)[:_SHOWN]  # which may quote the file
+        raise BadInk(f"The InkML cannot be parsed: {reason}. Save the ink again.") from None
     strokes: list[_Points] = []
     latex: str | None = None
     total = 0
@@ -59,6 +68,7 @@ def parse_inkml(data: bytes) -> Ink:
         name = _local_name(element)
         if name == "trace":
             total = _counted(total + (element.text or "").count(",") + 1, "The InkML")
+            _few_enough(len(strokes) + 1, "The InkML")
             strokes.append(_parse_trace(element.text or "", len(strokes)))
         elif name == "annotation" and element.get("type") == "truth" and latex is None:
             latex = (element.text or "").strip() or None
@@ -67,10 +77,12 @@ def parse_inkml(data: bytes) -> Ink:
 
 def parse_strokes(data: bytes) -> Ink:
     """Read JSON strokes: ``[[[x, y], ...], ...]`` or ``{"strokes": ...}``. Raises ``BadInk``."""
+    _small_enough(data, b"{", MAX_ELEMENTS, "The JSON")
+    _small_enough(data, b"[", 2 * (MAX_POINTS + MAX_STROKES), "The JSON")
     try:
         document: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadInk(f"The JSON strokes cannot be parsed: {error}.") from None
+        raise BadInk(f"The JSON strokes cannot be parsed: {str(error)[:_SHOWN]}.") from None
     latex = None
     if isinstance(document, dict):
         latex = document.get("latex") if isinstance(document.get("latex"), str) else None
@@ -79,6 +91,7 @@ def parse_strokes(data: bytes) -> Ink:
         raise BadInk(
             'JSON ink must be a list of strokes, [[[x, y], ...], ...], or {"strokes": [...]}.'
         )
+    _few_enough(len(document), "The JSON")
     strokes: list[_Points] = []
     total = 0
     for index, points in enumerate(document):
@@ -101,10 +114,12 @@ def _local_name(element: Element) -> str:
 def _parse_trace(text: str, index: int) -> _Points:
     points = []
     for point in text.split(","):
-        fields = point.split()
+        fields = point.split(None, 2)
         if not fields:
             continue
         try:
+            if len(fields[0]) > _LONGEST or len(fields[1]) > _LONGEST:
+                raise ValueError("a number of thousands of digits takes seconds")
             points.append((float(fields[0]), float(fields[1])))
         except (ValueError, IndexError):
             raise BadInk(
@@ -112,6 +127,22 @@ def _parse_trace(text: str, index: int) -> _Points:
                 "not two numbers."
             ) from None
     return np.array(points, dtype=np.float64).reshape(-1, 2)
+
+
+def _small_enough(data: bytes, mark: bytes, most: int, source: str) -> None:
+    """Asked before ``data`` is parsed: what is parsed takes a hundred times its bytes."""
+    if len(data) > MAX_BYTES:
+        raise BadInk(f"{source} has {len(data):,} bytes; at most {MAX_BYTES:,} are read.")
+    if data.count(mark) > most:
+        raise BadInk(
+            f"{source} has more than {most:,} of {mark.decode('ascii')!r}: far more parts than a "
+            "formula has."
+        )
+
+
+def _few_enough(strokes: int, source: str) -> None:
+    if strokes > MAX_STROKES:
+        raise BadInk(f"{source} has {strokes:,} strokes or more; at most {MAX_STROKES:,} are read.")
 
 
 def _counted(points: int, source: str) -> int:
@@ -157,8 +188,22 @@ def place(
     points = np.concatenate(strokes)
     low, span = points.min(axis=0), float(np.ptp(points, axis=0).max())
     scale = stroke_height / unit if unit > 0 else 1.0
-    scale = min(scale, MAX_DRAWING / span) if span > 0 else scale
+    if span > 0:
+        width, height = np.ptp(points, axis=0).astype(np.float64).tolist()
+        area = max(width * height, 1e-300)
+        scale = min(scale, MAX_DRAWING / span, (MAX_DRAWN_PIXELS / area) ** 0.5)
+    _short_enough(strokes, scale)
     return [((stroke - low) * scale + margin).astype(np.float32) for stroke in strokes]
+
+
+def _short_enough(strokes: Sequence[Stroke], scale: float) -> None:
+    """Raise ``BadInk`` for scribble that would take seconds to draw."""
+    length = sum(float(np.abs(np.diff(stroke, axis=0)).sum(dtype=np.float64)) for stroke in strokes)
+    if length * scale > MAX_LENGTH:
+        raise BadInk(
+            f"The pen goes {length * scale / STROKE_HEIGHT:,.0f} times the height of the writing: "
+            "that is scribble, not a formula."
+        )
 
 
 def draw(strokes: Sequence[Stroke], pen: int = PEN, margin: float = MARGIN) -> NDArray[np.uint8]:

@@ -9,28 +9,27 @@ margin gives nearly the same network input.
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hmer import ink
-from hmer.errors import BlankImage, EmptyInput, ImageTooLarge, ImageTooSmall, UnreadableImage
-from hmer.paper import gray_of_colours, median_level, mend
+from hmer.errors import BlankImage, EmptyInput, ImageTooSmall
+from hmer.paper import median_level, mend
+from hmer.pictures import FORMATS as FORMATS
+from hmer.pictures import MAX_INPUT_PIXELS as MAX_INPUT_PIXELS
+from hmer.pictures import MIN_INPUT_SIDE as MIN_INPUT_SIDE
+from hmer.pictures import decode_image as decode_image
 from hmer.preprocess_settings import PreprocessSettings as PreprocessSettings
 
 Gray = NDArray[np.uint8]
 
-MAX_INPUT_PIXELS = 50_000_000  # of an encoded picture, read from its header before decoding
-MIN_INPUT_SIDE = 8  # pixels, the longer side
 MIN_CONTRAST = 24  # grey levels between paper and ink
 INK_LEVEL = 64  # of 255: a brighter pixel is ink
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text in it begins
 
 
 class Measured(NamedTuple):
@@ -73,65 +72,11 @@ def decode(data: bytes) -> Gray:
     if not data:
         raise EmptyInput("The input is empty (0 bytes).")
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith(b"<"):
+    if head.startswith((b"<", *_UTF16)):
         return ink.render(ink.parse_inkml(data).strokes)
     if head.startswith((b"{", b"[")):
         return ink.render(ink.parse_strokes(data).strokes)
     return decode_image(data)
-
-
-def decode_image(data: bytes) -> Gray:
-    """Decode a PNG, JPEG, WebP, TIFF or BMP to gray levels, uint8 (H, W).
-
-    Rotation flags are honoured, transparency lies on white paper, 16-bit and CMYK
-    pictures are converted. Raises ``UnreadableImage``, ``ImageTooLarge``, ``ImageTooSmall``.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Size is checked right below, before any pixel is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = picture.size
-        if width * height > MAX_INPUT_PIXELS:
-            raise ImageTooLarge(
-                f"The picture has {width} x {height} pixels; at most "
-                f"{MAX_INPUT_PIXELS // 1_000_000} million are accepted. Scale it down: a formula "
-                "needs about 100 pixels a line."
-            )
-        if max(width, height) < MIN_INPUT_SIDE:
-            raise ImageTooSmall(
-                f"The picture has {width} x {height} pixels, too few to hold a formula."
-            )
-        return _to_gray(ImageOps.exif_transpose(picture))
-    except Image.DecompressionBombError:
-        raise ImageTooLarge(
-            "The picture's header announces far more pixels than the "
-            f"{MAX_INPUT_PIXELS // 1_000_000} million that are accepted. Scale it down."
-        ) from None
-    except UnidentifiedImageError:
-        raise UnreadableImage(
-            "The input is not a PNG, JPEG, WebP, TIFF or BMP picture, nor InkML, nor JSON strokes."
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UnreadableImage(
-            f"The picture cannot be decoded, it may be truncated ({error}). Save it again."
-        ) from None
-
-
-def _to_gray(picture: Image.Image) -> Gray:
-    if picture.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-        levels = np.asarray(picture, dtype=np.float32)
-        top = 65535.0 if levels.max(initial=0.0) > 255.0 else 255.0
-        return np.clip(levels * (255.0 / top), 0, 255).astype(np.uint8)
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(paper, picture)
-    if picture.mode not in ("1", "L"):
-        coloured = gray_of_colours(np.asarray(picture.convert("RGB"), dtype=np.uint8))
-        if coloured is not None:
-            return coloured
-    return np.asarray(picture.convert("L"), dtype=np.uint8)
 
 
 def extract_ink(gray: Gray) -> Gray:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from reprlib import repr as shown  # at most 30 characters of what a stranger wrote
 from typing import Any, TypeVar
 
 from hmer.decode_types import LENGTH_PENALTY, SearchOptions
 from hmer.errors import BadParameter
+from hmer.limits import LIMITS
 from hmer.looks import MOST as MOST_LOOKS
 
 # From a model's folder (REPOSITORY/models/MODEL) to the bundle: a repository can be moved.
@@ -31,7 +33,9 @@ MAX_ROWS = 16
 # Calls between models that a Python model can wait for at a time: Triton's thread-pool-size.
 MAX_WORKERS = 48
 # Of one input, as a client sends it.
-MAX_INPUT_BYTES = 32 * 1024 * 1024
+MAX_INPUT_BYTES = LIMITS.input_bytes
+# Of all inputs that one `recognize` holds; above it requests are refused.
+MAX_PENDING_BYTES = LIMITS.pending_bytes
 
 # How many bytes of answers a model keeps (`hmer-serve --cache`); 0 by default: none.
 CACHE_VARIABLE = "HMER_CACHE_BYTES"
@@ -100,13 +104,23 @@ class RecognizeParameters:
     """Of ``recognize`` and ``recognize_stream``.
 
     ``workers``: requests that are on their way through the models at a time; ``max_queue``: those
-    that may wait for that, and above it requests are refused. ``max_tokens`` as of ``decode``.
+    that may wait for that, and above it requests are refused. ``full``: pictures in the server at
+    which it is full, and ``max_wait_ms``: beyond that they are refused unless those ahead are done
+    so soon (``model_repository.recognize.room``); 0: only ``max_queue`` bounds them.
+    ``max_tokens`` as of ``decode``. ``encoder``, ``decode``: the parameters of these models, as
+    JSON, where ``recognize`` holds them in its own process; empty where they are served.
+    ``through``: the model that holds them, for its twin.
     """
 
     bundle: str = BUNDLE_PATH
     workers: int = 24
     max_queue: int = 256
+    full: int = 16
+    max_wait_ms: int = 0
     max_tokens: int = 256
+    encoder: str = ""
+    decode: str = ""
+    through: str = ""
 
 
 # Who is served first when requests wait: a person, or what can wait.
@@ -196,16 +210,20 @@ def from_request(values: Mapping[str, Any], limit: int) -> RequestParameters:
     unknown = [n for n in values if n not in _NAMES and not n.startswith(_FOREIGN)]
     if unknown:
         known = ", ".join(sorted(_NAMES - {REPLY}))
-        raise BadParameter(f"There is no request parameter {unknown[0]!r}. There are: {known}.")
+        raise BadParameter(
+            f"There is no request parameter {shown(unknown[0])}. There are: {known}."
+        )
     penalty = values.get("length_penalty", LENGTH_PENALTY)
     if isinstance(penalty, str):
         try:
             penalty = float(penalty)
         except ValueError:
-            raise BadParameter(f"length_penalty is {penalty!r}; it must be a number.") from None
+            raise BadParameter(
+                f"length_penalty is {shown(penalty)}; it must be a number."
+            ) from None
     attention = values.get("attention", False)
     if not isinstance(attention, bool):
-        raise BadParameter(f"attention is {attention!r}; it must be true or false.")
+        raise BadParameter(f"attention is {shown(attention)}; it must be true or false.")
     k = values.get("k")
     return RequestParameters(
         _whole("max_tokens", values.get("max_tokens", limit), limit),
@@ -232,12 +250,12 @@ def _whole(name: str, value: object, most: int | None) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= (most or value):
         return value
     limits = "at least 1" if most is None else f"1 to {most}"
-    raise BadParameter(f"{name} is {value!r}; it must be a whole number, {limits}.")
+    raise BadParameter(f"{name} is {shown(value)}; it must be a whole number, {limits}.")
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise BadParameter(f"{name} is {value!r}; it must be {' or '.join(choices)}.")
+        raise BadParameter(f"{name} is {shown(value)}; it must be {' or '.join(choices)}.")
     return str(value)
 
 

@@ -52,6 +52,15 @@ def failure(model: str, reason: str) -> HmerError:
     # A server that shuts down refuses calls between its models, while requests are under way.
     if "Server not ready" in reason:
         return ServerUnavailable("The server is shutting down. Send the request to another one.")
+    if "is not healthy" in reason:  # the Python backend's word for a worker that died or hangs
+        return ServerUnavailable(
+            f"The worker of {model} is not healthy. Try again when it was restarted."
+        )
+    if "shared memory pool" in reason:  # there may be room again soon
+        return ServerUnavailable(
+            f"The server's shared memory is full, so {model} could not be called. Give it more "
+            "(/dev/shm; --shm-size of a container), or try again later."
+        )
     error = from_wire(reason)
     if not isinstance(error, InferenceFailed) or str(error) != reason.strip():
         return error  # the model's own sentence

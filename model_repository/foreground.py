@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -17,7 +17,10 @@ import click
 
 from hmer.errors import ServerSetupError
 from model_repository.log_lines import Follower, event
+from model_repository.probe import Probe
 from model_repository.server import EmbeddedServer
+from model_repository.supervise import Policy, Supervisor
+from model_repository.workers import Fault, Workers
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,13 @@ class Output:
     verbose: bool
 
 
-def run(server: EmbeddedServer, timeout: float, output: Output) -> int:
-    """Serve until a signal (exit code 0) or until the server ends by itself (an error)."""
+def run(
+    server: EmbeddedServer, timeout: float, output: Output, policy: Policy | None = None
+) -> int:
+    """Serve until a signal (exit code 0) or until the server or a worker of it dies (an error).
+
+    With a ``policy`` what died is started again.
+    """
     with _stop_signals() as stop:
         began = time.monotonic()
         try:
@@ -39,16 +47,7 @@ def run(server: EmbeddedServer, timeout: float, output: Output) -> int:
             _wait(server, timeout, stop, follower, output.lines)
             if not stop.is_set():
                 _announce(server, time.monotonic() - began, output)
-            while not stop.wait(0.2):
-                if follower is not None:
-                    follower.show()
-                server.trim_log()
-                if server.returncode() is not None:
-                    server.keep_log()
-                    raise ServerSetupError(
-                        f"The server ended by itself (exit code {server.returncode()}). Its log: "
-                        f"{server.log}"
-                    )
+            _keep(server, timeout, output, policy, stop, follower)
             if output.lines:
                 click.echo(event("stopping"), err=True)
             elif not output.document:
@@ -56,6 +55,49 @@ def run(server: EmbeddedServer, timeout: float, output: Output) -> int:
         finally:
             server.stop()
     return 0
+
+
+def _keep(
+    server: EmbeddedServer,
+    timeout: float,
+    output: Output,
+    policy: Policy | None,
+    stop: threading.Event,
+    follower: Follower | None,
+) -> None:
+    """Return at ``stop``. Raises ``ServerSetupError`` for what died, or died too often."""
+    workers = Workers(server)
+    supervisor = policy and Supervisor(server, policy, output.lines, timeout, stop)
+    while (fault := _fault(server, workers, stop, follower, supervisor is not None)) is not None:
+        try:
+            if not supervisor:
+                raise ServerSetupError(fault.sentence)
+            if not supervisor.mend(fault):
+                return
+        except ServerSetupError as error:
+            server.keep_log()
+            # By force: with a worker missing the server would wait for it, and clients with it.
+            server.kill()
+            raise ServerSetupError(f"{error} Its log: {server.log}") from None
+
+
+def _fault(
+    server: EmbeddedServer,
+    workers: Workers,
+    stop: threading.Event,
+    follower: Follower | None,
+    ask: bool,
+) -> Fault | None:
+    """Wait until something died, or, if ``ask``, answers no more; ``None`` at ``stop``."""
+    with Probe(server) if ask else nullcontext() as probe:
+        while not stop.wait(0.2):
+            if follower is not None:
+                follower.show()
+            server.trim_log()
+            fault = workers.look() or (probe.fault if probe is not None else None)
+            if fault is not None:
+                return fault
+    return None
 
 
 def _wait(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmer import contract
+from hmer.bundle import Bundle
 from hmer.contract import ModelSpec
 from hmer.errors import HmerError
 from hmer.runtime import Runner, open_runner
@@ -38,12 +39,13 @@ class GraphModel:
 
     spec: ModelSpec
     runner: Runner
+    bundle: Bundle
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Verify the bundle and load the graph."""
         try:
             parameters = model_parameters(args, GraphParameters)
-            bundle = model_bundle(args, parameters.bundle)
+            self.bundle = bundle = model_bundle(args, parameters.bundle)
             self.spec = contract.models(bundle.sizes)[self.model]
             self.runner = open_runner(
                 parameters.target,
@@ -54,14 +56,22 @@ class GraphModel:
         except HmerError as error:
             refuse(error)
 
+    def check(self, feed: Tensors) -> None:
+        """Raise an ``InputError`` for a request that would fail, or cost too much."""
+
     def execute(self, requests: list[Request]) -> list[Response]:
         """One response a request, in order."""
         feeds = [{t.name: array(r, t.name) for t in self.spec.inputs} for r in requests]
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        responses: dict[int, Response] = {}
         for index, feed in enumerate(feeds):
+            try:
+                self.check(feed)
+            except HmerError as error:
+                responses[index] = error_response(error)
+                continue
             shapes = tuple(values.shape[1:] for values in feed.values())
             groups.setdefault(shapes, []).append(index)
-        responses: dict[int, Response] = {}
         for indices in groups.values():
             answers = self._run([feeds[index] for index in indices])
             responses.update(zip(indices, answers, strict=True))

@@ -17,6 +17,7 @@ from model_repository.log_lines import event
 from model_repository.repository import Repository, open_repository
 from model_repository.server import READY_TIMEOUT_S, EmbeddedServer
 from model_repository.settings import ServerSettings
+from model_repository.supervise import Policy
 from model_repository.tracing import check_installed
 
 EPILOG = """
@@ -118,6 +119,18 @@ _NEEDED = (
     help="Part of the requests to trace, of those that come without a traceparent.",
 )
 @click.option(
+    "--supervise",
+    is_flag=True,
+    help="Start again what died or hangs, at the same ports; without it the command ends then.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=1),
+    default=Policy.restarts,
+    show_default=True,
+    help="Of --supervise, within ten minutes; then it gives up.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=READY_TIMEOUT_S,
@@ -151,6 +164,8 @@ def main(
     log_format: str,
     trace_url: str | None,
     trace_rate: float,
+    supervise: bool,
+    max_restarts: int,
     timeout: float,
     print_docker: bool,
     image: str,
@@ -176,7 +191,8 @@ def main(
             trace_rate=trace_rate,
         )
         server = EmbeddedServer(checked, endpoints, log=log, settings=settings)
-        code = run(server, timeout, Output(as_json, log_format == JSON, verbose))
+        said = Output(as_json, log_format == JSON, verbose)
+        code = run(server, timeout, said, Policy(max_restarts) if supervise else None)
     except HmerError as error:
         line = event("failed", "error", message=str(error)) if log_format == JSON else None
         click.echo(line or f"error: {error}", err=True)

@@ -32,10 +32,18 @@ STOP_GRACE_S = 10
 MAX_LOG_BYTES = 16 * 2**20
 
 # Becomes the server, which the kernel is to terminate when its parent dies, however that dies
-# (1 is PR_SET_PDEATHSIG). A program of its own, because little is safe between fork and exec.
+# (1 is PR_SET_PDEATHSIG). A program of its own, because little is safe between fork and exec. Its
+# threads get stacks of a GiB, of which they take what they touch (not where the kernel wants all
+# of it reserved): Triton 2.51 reads nested JSON and bodies in chunks on the stack, and with the
+# usual 8 MB 200 KB of brackets end it by signal 11.
 _LAUNCH = (
-    "import ctypes, os, signal, sys\n"
+    "import ctypes, os, resource, signal, sys\n"
     "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
+    "soft, hard = resource.getrlimit(resource.RLIMIT_STACK)\n"
+    "wanted = 1 << 30 if hard < 0 else min(1 << 30, hard)\n"
+    "strict = open('/proc/sys/vm/overcommit_memory').read().strip() == '2'\n"
+    "if not strict and 0 <= soft < wanted:\n"
+    "    resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))\n"
     "os.execv(sys.argv[1], sys.argv[1:])\n"
 )
 
@@ -68,6 +76,7 @@ class EmbeddedServer:
         self._settings = settings
         self._keep_log = log is not None
         self.log = Path(log).absolute() if log is not None else Path()
+        self._log_from = 0  # where the present child's part of the log begins
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,25 +95,53 @@ class EmbeddedServer:
             # The Python backend starts its stubs through a shell, without quoting: the paths
             # that it gets to see are ours, and have no spaces.
             (self._folder / "models").symlink_to(self.repository.folder / "models")
-            command = self._command(triton, embedded.lay_out(triton, self._folder))
+            embedded.lay_out(triton, self._folder)
             self.log.write_bytes(b"")
-            # Appended, so that it can be cut off while the server writes to it.
-            with self.log.open("ab") as output:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _LAUNCH, *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    # The stub puts its working directory first in sys.path.
-                    cwd=self._folder,
-                    env=embedded.environment(triton) | self._settings.environment(),
-                    start_new_session=True,
-                )
+            self._launch(triton)
         except OSError as error:
             self._remove()
-            raise ServerSetupError(
-                f"The server cannot be started: {error.strerror} ({error.filename})."
-            ) from None
+            raise _cannot_start(error) from None
+
+    def _launch(self, triton: embedded.EmbeddedTriton) -> None:
+        assert self._folder is not None
+        command = self._command(triton, self._folder / "backends")
+        # Appended, so that it can be cut off while the server writes to it.
+        with self.log.open("ab") as output:
+            self._log_from = output.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _LAUNCH, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # The stub puts its working directory first in sys.path.
+                cwd=self._folder,
+                env=embedded.environment(triton) | self._settings.environment(),
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """End the child by force, with its workers and its shared memory; ``restart`` may follow.
+
+        Clients notice at once, where a child that lost a worker would let them wait.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # the group is the child's own
+            process.wait()
+        self._remove_regions()
+
+    def restart(self) -> None:
+        """Start a child in place of one that was killed: same ports, same folder, same log.
+
+        Raises ``ServerSetupError`` or ``MissingDependency``.
+        """
+        assert self._folder is not None
+        assert self._process is None
+        try:
+            self._launch(embedded.find())
+        except OSError as error:
+            raise _cannot_start(error) from None
 
     def _command(self, triton: embedded.EmbeddedTriton, backends: Path) -> list[str]:
         e = self.endpoints
@@ -174,7 +211,10 @@ class EmbeddedServer:
 
     def _log_text(self) -> str:
         try:
-            return self.log.read_text(encoding="utf-8", errors="replace")
+            with self.log.open("rb") as stream:
+                # From the beginning if it was cut off meanwhile.
+                stream.seek(self._log_from if self._log_from <= stream.seek(0, 2) else 0)
+                return stream.read().decode("utf-8", "replace")
         except OSError:
             return ""
 
@@ -211,16 +251,20 @@ class EmbeddedServer:
 
     def _remove(self) -> None:
         """Remove the temporary folder, except a log that somebody may need, and shared memory."""
+        self._remove_regions()
         folder, self._folder = self._folder, None
         if folder is None:
             return
-        for region in Path("/dev/shm").glob(f"{folder.name}-*"):  # of a server that was killed
-            region.unlink(missing_ok=True)
         if self._keep_log and self.log.parent == folder:
             shutil.rmtree(folder / "backends", ignore_errors=True)
             (folder / "models").unlink(missing_ok=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _remove_regions(self) -> None:
+        if self._folder is not None:
+            for region in Path("/dev/shm").glob(f"{self._folder.name}-*"):  # of one that was killed
+                region.unlink(missing_ok=True)
 
     def __enter__(self) -> EmbeddedServer:
         self.start()
@@ -238,6 +282,10 @@ class EmbeddedServer:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _cannot_start(error: OSError) -> ServerSetupError:
+    return ServerSetupError(f"The server cannot be started: {error.strerror} ({error.filename}).")
 
 
 def _scratch_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from reprlib import repr as shown  # at most 30 characters of what a stranger wrote
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,6 +26,7 @@ from hmer.errors import (
     ServerUnavailable,
 )
 from hmer.serving import MAX_INPUT_BYTES, P, from_strings
+from model_repository.local_request import LocalRequest
 
 # Objects of the Python backend, which carries no types.
 Request = Any
@@ -77,7 +79,10 @@ def _code(error: HmerError) -> Any:
 
 def array(request: Request, name: str) -> NDArray[Any]:
     """An input of a request, batch first. Raises ``BadParameter`` if it is missing."""
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if isinstance(request, LocalRequest):
+        tensor = request.tensor(name)
+    else:
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         raise BadParameter(f"The request has no input {name}.")
     values: NDArray[Any] = tensor.as_numpy()
@@ -109,8 +114,10 @@ def deadline_of(request: Request, now: float, values: Mapping[str, Any]) -> floa
     Raises ``BadParameter``.
     """
     timeout = values.get("timeout", 0) or request.timeout()
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
-        raise BadParameter(f"timeout is {timeout!r}; it must be a whole number of microseconds.")
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 <= timeout < 1 << 62:
+        raise BadParameter(
+            f"timeout is {shown(timeout)}; it must be a whole number of microseconds."
+        )
     return now + timeout * 1e-6 if timeout > 0 else None
 
 

@@ -84,8 +84,8 @@ def test_every_servers_axis_is_an_option_of_the_repository() -> None:
 def test_a_servers_axis(settings: Settings, started: list[list[str]]) -> None:
     points, skipped = along(AXES["slots"], [1, 4], settings, lambda line: None)
     assert [options[1:] for options in started] == [
-        ["--target", "onnxruntime", "--slots", "1"],
-        ["--target", "onnxruntime", "--slots", "4"],
+        ["--target", "onnxruntime", "--max-wait", "0", "--slots", "1"],
+        ["--target", "onnxruntime", "--max-wait", "0", "--slots", "4"],
     ]
     assert [point["x"] for point in points] == [1, 4]
     for point in points:
@@ -193,7 +193,10 @@ def usual(
 
 
 def test_a_run_goes_on_where_it_was(
-    usual: list[str | int | Path], started: list[list[str]], tmp_path: Path
+    usual: list[str | int | Path],
+    started: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slots = ("--axis", "slots", "--values", "1,2")
     assert run(*usual, *slots).exit_code == 0
@@ -215,6 +218,9 @@ def test_a_run_goes_on_where_it_was(
     (tmp_path / "work" / "growth-slots.json").write_text("{", encoding="utf-8")
     assert run(*usual, *slots).exit_code == 0  # a file that was cut off
     assert len(started) == 10
+    monkeypatch.setattr(growth_cli, "code_hash", lambda: "of other code")
+    assert run(*usual, *slots).exit_code == 0
+    assert len(started) == 12
 
 
 def test_both_axes_of_pictures_are_one_measurement(

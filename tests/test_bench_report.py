@@ -28,10 +28,15 @@ ABOUT: dict[str, Any] = {
 }
 SPREAD = {"median": 20.0, "q1": 19.0, "q3": 22.0, "n": 3}
 LENGTHS = {"1-5": {"n": 2, **percentiles([3.0, 4.0])}, "11-20": {"n": 1, **percentiles([9.0])}}
+COST = {"total_flops": 1.5e9, "weight_read_bytes": 19_000_000, "in_out_bytes": 1_000_000}
 LIMITS: dict[str, Any] = {
+    "threads": {"encoder": 2, "step": 1},
     "peaks": [{"work": "conv3x3", "precision": "fp32", "threads": 2, "gflops": 200.0, "by": "ort"}],
-    "bandwidth_gb_s": {"1": 9.5},
-    "encoder": {"gflop": 1.5, "ms": 12.0, "limit_ms": 7.5, "gap": 1.6, "against": "200 GFLOP/s"},
+    "bandwidth_gb_s": {"1": 9.5, "2": 12.5},
+    "encoder": {
+        **{"gflop": 1.5, "ms": 12.0, "limit_ms": 7.5, "gap": 1.6, "against": "200 GFLOP/s"},
+        "images": [{"height": 64, "width": 256, "gflops_a_second": 125.0, **COST}],
+    },
     "step": {
         "k": 4,
         "gap": 1.5,
@@ -43,7 +48,9 @@ LIMITS: dict[str, Any] = {
                 "ms": 3.0,
                 "weights_ms": 2.0,
                 "gap": 1.5,
-                "weight_read_bytes": 19_000_000,
+                **COST,
+                "total_flops": 9.0e7,
+                "gflops_a_second": 30.0,
             }
         ],
     },
@@ -171,7 +178,7 @@ def test_the_page_holds_everything_itself(files: list[Path], tmp_path: Path) -> 
     result = report(*files, "--html", target)
     assert result.exit_code == 0, result.output
     page = target.read_text(encoding="utf-8")
-    assert page.count("<svg") == 3 + 1 + 2 + 2 + 1
+    assert page.count("<svg") == 3 + 2 + 2 + 2 + 2
     assert "A &lt;CPU&gt;" in page
     for word in ("src=", "<script", 'href="http'):
         assert word not in page.replace('xlink:href="#', "")

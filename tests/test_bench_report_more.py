@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from benchmarks.cli import main
 from benchmarks.quick import RATIOS
 from benchmarks.report_into import BEGIN, END
+from benchmarks.report_reliability import RELIABILITY
 from benchmarks.report_sections import kind_of
 from benchmarks.simulation_questions import capacity, validate
 from benchmarks.simulation_scaling import Ramp, compare
@@ -146,7 +147,7 @@ def report(*arguments: str | Path) -> Result:
 def test_every_kind_is_known(documents: dict[str, dict[str, Any]]) -> None:
     for name, document in documents.items():
         assert kind_of(document) == name
-    assert set(documents) | set(FILES) == set(SECTIONS)
+    assert set(documents) | set(FILES) | set(RELIABILITY) == set(SECTIONS)
     assert kind_of({"data": "x"}) is None
 
 
@@ -157,7 +158,7 @@ def test_one_page_of_all(files: list[Path], tmp_path: Path) -> None:
     page = html.read_text(encoding="utf-8")
     for word in ("src=", "<script", 'href="http'):
         assert word not in page.replace('xlink:href="#', "")
-    assert page.count("<svg") == 1 + 1 + 1 + 2 + 1 + 0 + 0 + 4
+    assert page.count("<svg") == 1 + 1 + 1 + 2 + 1 + 0 + 0 + 5
     assert "a &lt;CPU&gt;" in page
     lines = text.read_text(encoding="utf-8")
     for said in (

@@ -96,7 +96,7 @@ def test_backoff_doubles_up_to_its_limit_with_jitter() -> None:
 
 def test_a_server_that_stays_away_is_not_waited_for_again() -> None:
     slept: list[float] = []
-    retrier = Retrier(Retry(attempts=3), sleep=slept.append)
+    retrier = Retrier(Retry(attempts=3, patience=0), sleep=slept.append)
 
     def absent(_: float | None) -> str:
         raise ServerUnavailable("Nobody.")

@@ -146,4 +146,4 @@ def test_the_autoscaler_follows_what_the_adapter_makes(overlay: list[Manifest]) 
     (metric,) = one(overlay, "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
     assert rule["name"]["matches"].strip("^$") in rule["seriesQuery"]
-    assert metric_names(rule["name"]["matches"]) == {"hmer_recognize_queue_length"}
+    assert metric_names(rule["name"]["matches"]) == {"hmer_recognize_pictures"}

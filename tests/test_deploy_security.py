@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from export.repository import assemble
 from hmer.engine import read_sidecar, sidecar_of, write_sidecar
 from hmer.engine_images import DEFAULT
 from hmer.errors import BadParameter
+from hmer.limits import PREFIX, Limits
 from model_repository import container, docker
 from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
@@ -198,7 +199,10 @@ def test_nothing_that_serves_reads_pickles(package: str) -> None:
 
 def test_the_threat_model_is_a_page_that_names_what_exists() -> None:
     text = (DEPLOY / "SECURITY.md").read_text("utf-8")
-    assert len(text.split()) < 900
+    page, _, limits = text.partition("## Hostile input")
+    assert len(page.split()) < 900
+    for field in fields(Limits):
+        assert f"`{PREFIX}{field.name.upper()}`" in limits
     for name in ("training/batches.py", "deploy/gateway/nginx.conf", "deploy/audit.sh"):
         assert name in text
         assert (ROOT / name).exists()

@@ -37,6 +37,8 @@ hmer_recognize_cache_bytes                     gauge      memory that the cache 
 hmer_recognize_workers                         gauge      requests that can be under way
 hmer_recognize_workers_in_use                  gauge      requests under way
 hmer_recognize_queue_length                    gauge      requests waiting for that
+hmer_recognize_pictures                        gauge      pictures under way or waiting
+hmer_recognize_full                            gauge      pictures at which requests are refused
 hmer_recognize_queue_seconds                   histogram  from arrival to setting out
 hmer_recognize_request_seconds                 histogram  from arrival to the answer
 hmer_recognize_first_token_seconds             histogram  from arrival to a stream's first token

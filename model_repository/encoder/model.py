@@ -13,11 +13,12 @@ import triton_python_backend_utils as pb_utils
 
 from hmer.bundle import ENCODER_FILE
 from hmer.contract import ENCODER, IMAGE, SIZE
-from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue, Tensors, step_back
-from hmer.errors import HmerError, InferenceFailed
+from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue, step_back
+from hmer.encoding import Tensors as Encoded
+from hmer.errors import BadParameter, HmerError, InferenceFailed
 from hmer.runtime import ONNXRUNTIME, thread_count
 from hmer.serving import GraphParameters
-from model_repository.graph import GraphModel
+from model_repository.graph import GraphModel, Tensors
 from model_repository.triton import (
     Request,
     Response,
@@ -80,8 +81,51 @@ class TritonPythonModel(GraphModel):
         if self.queue is None:
             return super().execute(requests)
         for request in requests:
-            _enqueue(request, self.queue)
+            self._enqueue(request, self.queue)
         return None
+
+    def check(self, feed: Tensors) -> None:
+        """Refuse what no preprocessing makes: it would take gigabytes, or be read beyond its end.
+
+        Raises ``BadParameter``.
+        """
+        image, size = feed[IMAGE.name], feed[SIZE.name]
+        if image.ndim != 4 or size.shape != (len(image), 2) or not image.size:
+            raise BadParameter(
+                f"The pictures have the shape {list(image.shape)} and their sizes "
+                f"{list(size.shape)}; [rows, 1, height, width] and [rows, 2] are needed."
+            )
+        height, width = image.shape[2:]
+        # Twice what preprocessing makes, for the padding to a size class.
+        most, multiple = 2 * self.bundle.preprocess.max_pixels, self.bundle.preprocess.multiple
+        if height * width > most:
+            raise BadParameter(
+                f"The pictures have {height} x {width} pixels; at most {most:,} in all are "
+                "accepted. Scale them down."
+            )
+        if height % multiple or width % multiple:
+            raise BadParameter(
+                f"The pictures have {height} x {width} pixels; multiples of {multiple} are needed."
+            )
+        if (size < 1).any() or (size > (height, width)).any():
+            raise BadParameter(
+                f"The true sizes {size[:4].tolist()} do not lie within the pictures' {height} x "
+                f"{width} pixels."
+            )
+
+    def _enqueue(self, request: Request, queue: EncodeQueue) -> None:
+        send = partial(_send, request.get_response_sender())
+        try:
+            # Copies, for the memory is Triton's.
+            feed = {name: array(request, name).copy() for name in (IMAGE.name, SIZE.name)}
+            self.check(feed)
+            timeout = int(request.timeout())  # in microseconds; 0: none
+            deadline = time.monotonic() + timeout * 1e-6 if timeout > 0 else None
+            queue.submit(EncodeJob(feed[IMAGE.name], feed[SIZE.name], send, deadline))
+        except HmerError as error:
+            send(error)
+        except Exception as error:
+            send(InferenceFailed(f"The request cannot be read: {type(error).__name__}: {error}"))
 
     def finalize(self) -> None:
         """Stop the workers, and free the graph."""
@@ -90,25 +134,6 @@ class TritonPythonModel(GraphModel):
         super().finalize()
 
 
-def _enqueue(request: Request, queue: EncodeQueue) -> None:
-    send = partial(_send, request.get_response_sender())
-    try:
-        timeout = int(request.timeout())  # in microseconds; 0: none
-        queue.submit(
-            EncodeJob(
-                # Copies, for the memory is Triton's.
-                array(request, IMAGE.name).copy(),
-                array(request, SIZE.name).copy(),
-                send,
-                time.monotonic() + timeout * 1e-6 if timeout > 0 else None,
-            )
-        )
-    except HmerError as error:
-        send(error)
-    except Exception as error:
-        send(InferenceFailed(f"The request cannot be read: {type(error).__name__}: {error}"))
-
-
-def _send(sender: Any, result: Tensors | HmerError) -> None:
+def _send(sender: Any, result: Encoded | HmerError) -> None:
     message = error_response(result) if isinstance(result, HmerError) else response(result)
     sender.send(message, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from hmer.errors import Cancelled, DeadlineExceeded, HmerError, InferenceFailed, Overloaded
+from hmer.errors import Cancelled, DeadlineExceeded, HmerError, InferenceFailed
 from hmer.priority import PriorityLine
+from hmer.serving import MAX_PENDING_BYTES
 from model_repository.publisher import Value
 from model_repository.recognize.cache import Answer, AnswerCache, key_of
 from model_repository.recognize.job import Job
+from model_repository.recognize.room import Room
 from model_repository.recognize.stats import FrontStats
 
 _log = logging.getLogger(__name__)
@@ -54,17 +55,22 @@ class Front:
         cache: AnswerCache,
         workers: int,
         max_queue: int,
+        room: Room,
         on_end: Callable[[Job, HmerError | None], object] = lambda job, error: None,
+        max_bytes: int = MAX_PENDING_BYTES,
     ) -> None:
-        """``on_end`` gets every job when it was answered, and the error that it got."""
-        self._on_end = on_end
+        """``on_end`` gets every job when it was answered, and the error that it got.
+
+        ``max_bytes``: of the inputs of all requests that wait or are at work.
+        """
+        self._on_end, self._max_bytes = on_end, max_bytes
         self.stats = FrontStats(workers)
         self._road, self._cache, self._workers, self._max_queue = road, cache, workers, max_queue
+        self._room = room
         self._wake = threading.Condition()
         self._line: PriorityLine[Job] = PriorityLine()
         self._working: set[Job] = set()
         self._stopping = False
-        self._took: deque[float] = deque(maxlen=64)  # seconds that the last jobs took
         self._threads: list[threading.Thread] = []
         self._watcher = threading.Thread(target=self._watch, name="hmer-watch", daemon=True)
         self._watcher.start()
@@ -83,11 +89,14 @@ class Front:
             self.stats.count("received_total")
             idle = len(self._threads) - len(self._working) - len(self._line)
             free = self._workers - len(self._working)
-            if self._stopping or len(self._line) >= self._max_queue + free:
-                raise Overloaded(
-                    f"{len(self._working)} requests are at work and {len(self._line)} wait. "
-                    f"Try again in about {self._hint():.1f} s."
+            held = sum(other.size for other in (*self._working, *self._line))
+            full = held + job.size > self._max_bytes and held > 0
+            if self._stopping or full or len(self._line) >= self._max_queue + free:
+                raise self._room.refusal(
+                    f"{len(self._working)} requests are at work and {len(self._line)} wait.",
+                    self._inside(),
                 )
+            self._room.enter(self._inside(), job.parameters.priority)
             self._line.push(job, job.parameters.priority)
             if idle <= 0 and len(self._threads) < self._workers:
                 name = f"hmer-worker-{len(self._threads)}"
@@ -95,10 +104,13 @@ class Front:
                 self._threads[-1].start()
             self._wake.notify_all()
 
-    def _hint(self) -> float:
-        """Seconds until the queue is likely to have room."""
-        mean = sum(self._took) / len(self._took) if self._took else 0.5
-        return max(0.1, mean * len(self._line) / self._workers)
+    def _inside(self) -> int:
+        """Pictures that are not answered yet.
+
+        Whoever has the answer may ask again at once: its threads may still have to tidy up.
+        """
+        waiting = (job for jobs in (self._working, self._line) for job in jobs)
+        return sum(job.work for job in waiting if not job.answered)
 
     def values(self) -> dict[str, Value]:
         """What is published (``model_repository.decode.metrics``)."""
@@ -106,6 +118,8 @@ class Front:
             found: dict[str, Value] = {
                 "workers_in_use": len(self._working),
                 "queue_length": len(self._line),
+                "pictures": self._inside(),
+                "full": self._room.full,
                 "cache_hits_total": self._cache.hits,
                 "cache_misses_total": self._cache.misses,
                 "cache_bytes": self._cache.size,
@@ -129,7 +143,7 @@ class Front:
                 self._road.done(job)
                 with self._wake:
                     self._working.discard(job)
-                    self._took.append(time.monotonic() - began)
+                    self._room.left(job.work, self._inside())
 
     def _serve(self, job: Job, began: float) -> None:
         if job.answered:

@@ -68,6 +68,16 @@ class Job:
     sent: list[Tokens] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its inputs."""
+        return sum(map(len, self.rows))
+
+    @property
+    def work(self) -> int:
+        """How many pictures of it are encoded."""
+        return len(self.rows) * self.parameters.looks
+
     def enter(self, stage: str) -> None:
         """Note that ``stage`` begins now."""
         self.stages[stage] = time.monotonic()

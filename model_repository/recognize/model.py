@@ -11,15 +11,18 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from hmer import contract, limits
 from hmer.bundle import Bundle
 from hmer.errors import HmerError, InferenceFailed
 from hmer.serving import CACHE_VARIABLE, RecognizeParameters, cache_bytes
 from model_repository.decode.metrics import recognize_metrics
 from model_repository.recognize.cache import AnswerCache
-from model_repository.recognize.front import Front
+from model_repository.recognize.front import Front, Way
 from model_repository.recognize.job import job_of
 from model_repository.recognize.request_log import open_request_log
 from model_repository.recognize.road import Road
+from model_repository.recognize.room import Room
+from model_repository.recognize.through import Through
 from model_repository.tracing import open_tracing
 from model_repository.triton import (
     Request,
@@ -45,12 +48,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self._stream = bool(config.get("model_transaction_policy", {}).get("decoupled"))
         try:
+            limits.check()
             parameters = model_parameters(args, RecognizeParameters)
             self.bundle = model_bundle(args, parameters.bundle)
             self._limit = parameters.max_tokens
             version = model_version(args)
             cache = AnswerCache(cache_bytes(os.environ.get(CACHE_VARIABLE, "0")))
-            road = Road(self.bundle.preprocess, self.bundle.sizes, version)
+            road = self._way(args, parameters, version)
             tracing = open_tracing(config["name"], version)
             self._request_log = open_request_log(config["name"], version)
             told = [who.ended for who in (self._request_log, tracing) if who is not None]
@@ -59,9 +63,11 @@ class TritonPythonModel:
                 cache,
                 parameters.workers,
                 parameters.max_queue,
+                Room(parameters.full, parameters.max_wait_ms / 1e3),
                 lambda job, error: [tell(job, error) for tell in told],
             )
         except HmerError as error:
+            self._resources.close()
             refuse(error)
         if tracing:
             self._resources.callback(tracing.close)
@@ -69,6 +75,19 @@ class TritonPythonModel:
         self._resources.enter_context(
             recognize_metrics(self.front.values, config["name"], str(version))
         )
+
+    def _way(self, args: Mapping[str, str], parameters: RecognizeParameters, version: int) -> Way:
+        settings, sizes = self.bundle.preprocess, self.bundle.sizes
+        if parameters.through:
+            return Through(settings, sizes)
+        hosted = {contract.ENCODER: parameters.encoder, contract.DECODE: parameters.decode}
+        if not all(hosted.values()):
+            return Road(settings, sizes, version)
+        from model_repository.hosted import Hosted  # the runtimes, for whoever needs them
+
+        models = Hosted(args, hosted)
+        self._resources.callback(models.close)
+        return Road(settings, sizes, version, models.call, told=True)
 
     def execute(self, requests: list[Request]) -> None:
         """Queue; the responses go out from other threads."""

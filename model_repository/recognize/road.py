@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,25 +12,38 @@ import triton_python_backend_utils as pb_utils
 from hmer import contract
 from hmer.contract import Sizes
 from hmer.looks import surest, zooms
-from hmer.preprocess import PreprocessSettings, decode, measure, scale_to, to_batch
+from hmer.preprocess import Prepared, PreprocessSettings, decode, measure, scale_to, to_batch
 from hmer.serving import REPLY
 from model_repository.bls import call
 from model_repository.recognize.cache import Answer
 from model_repository.recognize.job import Job
 from model_repository.reply import ReplyListener
 
-_TAKEN_HERE = ("encoding", "looks", "timeout", REPLY)
+# ``bls.call``, or what does the same.
+Call = Callable[..., dict[str, Any]]
+
+# Parameters that `decode` is told; others, of whatever type, end here.
+_PASSED_ON = ("beam", "n_best", "length_penalty", "max_tokens", "k", "attention", "priority_class")
 
 
 class Road:
     """Takes jobs from bytes to their answers, one in each thread that calls.
 
     ``version``: of the models that are called, the caller's own, so that a new version beside the
-    old one has its own encoder and decoder.
+    old one has its own encoder and decoder. ``call`` reaches them. ``told``: who asks may say
+    where the tokens go (``through.Through``), instead of being told by this model.
     """
 
-    def __init__(self, settings: PreprocessSettings, sizes: Sizes, version: int) -> None:
+    def __init__(
+        self,
+        settings: PreprocessSettings,
+        sizes: Sizes,
+        version: int,
+        call: Call = call,
+        told: bool = False,
+    ) -> None:
         self._settings, self._version = settings, version
+        self._call, self._told = call, told
         specs = contract.models(sizes)
         self._encoder, self._decode = specs[contract.ENCODER], specs[contract.DECODE]
         self._replies = ReplyListener()
@@ -53,8 +66,8 @@ class Road:
         ]
         names = [tensor.name for tensor in self._encoder.outputs]
         job.enter(contract.ENCODER)
-        encoded = call(contract.ENCODER, fed, names, version=self._version,
-                       timeout_us=remaining_us, request_id=job.request_id)  # fmt: skip
+        encoded = self._call(contract.ENCODER, fed, names, version=self._version,
+                             timeout_us=remaining_us, request_id=job.request_id)  # fmt: skip
         if job.answered:
             return None
         # The tensors as they are: they may lie on the GPU, and are copied once less.
@@ -70,23 +83,22 @@ class Road:
                 prepared = scale_to(measured, self._settings, zoom)
                 images.append(prepared.image)
         if job.parameters.attention:
-            (left, top), scale, margin = prepared.origin, prepared.scale, prepared.margin
-            height, width = prepared.image.shape
-            job.box = tuple(
-                (edge - margin) / scale + origin
-                for edge, origin in ((0, left), (0, top), (width, left), (height, top))
-            )
+            job.box = _box(prepared)
         return images
 
     def _ask(self, job: Job, encoded: list[Any], remaining_us: int) -> Answer | None:
-        ticket = self._replies.expect(job.tokens)
-        parameters = {n: v for n, v in job.passed_on.items() if n not in _TAKEN_HERE}
-        parameters[REPLY] = ("+" if job.stream else "-") + self._replies.address(ticket)
-        job.ticket = ticket
+        parameters = {n: v for n, v in job.passed_on.items() if n in _PASSED_ON}
+        if "length_penalty" in parameters:  # calls between models carry no fractions
+            parameters["length_penalty"] = str(parameters["length_penalty"])
+        if self._told and REPLY in job.passed_on:  # who asks also cancels there
+            parameters[REPLY] = job.passed_on[REPLY]
+        else:
+            job.ticket = ticket = self._replies.expect(job.tokens)
+            parameters[REPLY] = ("+" if job.stream else "-") + self._replies.address(ticket)
         if job.answered:  # since: whoever answered saw no ticket to cancel
             return None
         job.enter(contract.DECODE)
-        outputs = call(
+        outputs = self._call(
             contract.DECODE,
             encoded,
             [tensor.name for tensor in self._decode.outputs],
@@ -112,6 +124,21 @@ class Road:
     def close(self) -> None:
         """Listen no more."""
         self._replies.close()
+
+
+def attention_box(row: bytes, settings: PreprocessSettings) -> tuple[float, ...]:
+    """What the attention maps of the input ``row`` cover. Raises an ``InputError``."""
+    return _box(scale_to(measure(decode(row)), settings))
+
+
+def _box(prepared: Prepared) -> tuple[float, ...]:
+    """Left, top, right and bottom of what the network sees, in pixels of the input."""
+    (left, top), scale, margin = prepared.origin, prepared.scale, prepared.margin
+    height, width = prepared.image.shape
+    return tuple(
+        (edge - margin) / scale + origin
+        for edge, origin in ((0, left), (0, top), (width, left), (height, top))
+    )
 
 
 def _surest(outputs: dict[str, Any], looks: int) -> dict[str, Any]:
