@@ -68,8 +68,9 @@ class RepositoryOptions:
     ``step_threads`` of the decoder's step. ``encoder_workers`` and ``batch_pixels``: see
     ``hmer.serving.GraphParameters``. ``queue_delay_us``: how long Triton may wait for a batch of
     the encoder; of use only where Triton itself batches. ``max_wait_ms``: see
-    ``hmer.serving.RecognizeParameters``. ``processes``: one for each of the models, or ``one``, in
-    which ``recognize`` holds ``encoder`` and ``decode``. ``hmer-bench tune`` measures these.
+    ``hmer.serving.RecognizeParameters``. ``processes``: ``many``, one for each of the models, or
+    ``one``, in which ``recognize`` holds ``encoder`` and ``decode``; ``None``: one where it can.
+    ``hmer-bench tune`` measures these.
     """
 
     host: str = EMBEDDED
@@ -88,7 +89,7 @@ class RepositoryOptions:
     batch_pixels: int = 0
     queue_delay_us: int = 0
     max_wait_ms: int = 100
-    processes: str = MANY
+    processes: str | None = None
 
     def __post_init__(self) -> None:
         if self.host not in HOSTS or self.target not in (*TARGETS, AUTO):
@@ -117,11 +118,9 @@ class RepositoryOptions:
                 f"With --host {self.host} --target {self.target} Triton itself runs the step, so "
                 f"--step {IN_PROCESS} does not apply. Leave the option out."
             )
-        if self.processes not in PROCESSES:
+        if self.processes not in (None, *PROCESSES):
             raise BadParameter(f"processes is {ONE} or {MANY}, not {self.processes}.")
-        if self.processes == ONE and not (
-            self.python_graphs and self.decode_step == IN_PROCESS and not self.preprocessors
-        ):
+        if self.processes == ONE and not self._can_be_one:
             raise BadParameter(
                 "One process can hold encoder and decoder only where Python models run both: with "
                 f"--processes {ONE} leave out --preprocessors and --step {BLS}, and serve on a CPU."
@@ -148,6 +147,15 @@ class RepositoryOptions:
         embedded server, and for OpenVINO, whose Triton backend is beta, in the container.
         """
         return self.host == EMBEDDED or self.target == OPENVINO
+
+    @property
+    def _can_be_one(self) -> bool:
+        return self.python_graphs and self.decode_step == IN_PROCESS and not self.preprocessors
+
+    @property
+    def one_process(self) -> bool:
+        """Whether ``recognize`` holds ``encoder`` and ``decode`` in its own process."""
+        return self._can_be_one if self.processes is None else self.processes == ONE
 
     @property
     def decode_step(self) -> str:
@@ -213,7 +221,7 @@ def model_configs(sizes: Sizes, options: RepositoryOptions) -> dict[str, ModelCo
         # One instance owns all slots.
         contract.DECODE: _python(specs[contract.DECODE], to_strings(decode), 1),
     }
-    if options.processes == ONE:
+    if options.one_process:
         held = replace(
             recognize,
             encoder=json.dumps(to_strings(graph)),

@@ -87,9 +87,8 @@ serving_options: Decorator = block(
     click.option(
         "--processes",
         type=click.Choice(("one", "many")),
-        default="many",
-        show_default=True,
-        help="One process for each model, or one that holds encoder and decoder, too (CPU).",
+        help="One process for each model, or one that holds encoder and decoder, too.  [default: "
+        "one where Python models run both, as on a CPU]",
     ),
 )
 

@@ -24,6 +24,8 @@ from typing import Any
 
 from export.config import (
     AUTO,
+    MANY,
+    ONE,
     ONNXRUNTIME,
     OPENVINO,
     TENSORRT,
@@ -124,6 +126,7 @@ def _description(options: RepositoryOptions, choice: Choice | None) -> dict[str,
         "contract": contract.CONTRACT_VERSION,
         **asdict(options),
         "step": options.decode_step,
+        "processes": ONE if options.one_process else MANY,
         **({"auto": choice.to_dict()} if choice else {}),
     }
 

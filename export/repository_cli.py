@@ -128,7 +128,7 @@ def repository(
     batch_pixels: int,
     queue_delay: int,
     max_wait: int,
-    processes: str,
+    processes: str | None,
     engines: Path | None,
     force: bool,
     as_json: bool,

@@ -62,7 +62,7 @@ class GraphModel:
     def execute(self, requests: list[Request]) -> list[Response]:
         """One response a request, in order."""
         feeds = [{t.name: array(r, t.name) for t in self.spec.inputs} for r in requests]
-        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        groups: dict[tuple[tuple[tuple[int, ...], str], ...], list[int]] = {}
         responses: dict[int, Response] = {}
         for index, feed in enumerate(feeds):
             try:
@@ -70,8 +70,9 @@ class GraphModel:
             except HmerError as error:
                 responses[index] = error_response(error)
                 continue
-            shapes = tuple(values.shape[1:] for values in feed.values())
-            groups.setdefault(shapes, []).append(index)
+            # Types, too: a wrong one must not spoil its neighbours' batch.
+            kind = tuple((values.shape[1:], values.dtype.str) for values in feed.values())
+            groups.setdefault(kind, []).append(index)
         for indices in groups.values():
             answers = self._run([feeds[index] for index in indices])
             responses.update(zip(indices, answers, strict=True))

@@ -144,7 +144,8 @@ def test_an_engine_and_a_folder_of_engines(graphs: Bundle, tmp_path: Path) -> No
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_a_repository(graphs: Bundle, tmp_path: Path, target: str) -> None:
     host = "container" if target == "tensorrt" else "embedded"
-    assemble(graphs.folder, tmp_path / "repository", RepositoryOptions(host=host, target=target))
+    options = RepositoryOptions(host=host, target=target, processes="many")
+    assemble(graphs.folder, tmp_path / "repository", options)
     found = document_of(tmp_path / "repository")
     assert found["repository"]["target"] == target
     rows = {row["model"]: row for row in found["models"]["rows"]}
@@ -258,7 +259,7 @@ def test_a_spoiled_bundle(
 def test_a_spoiled_repository(graphs: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     assemble(graphs.folder, folder, RepositoryOptions())
-    (folder / "models" / "encoder" / "config.pbtxt").write_text("nonsense {", encoding="utf-8")
+    (folder / "models" / "recognize" / "config.pbtxt").write_text("nonsense {", encoding="utf-8")
     refused(folder, CorruptBundle, "config.pbtxt cannot be read")
     shutil.rmtree(folder / "models")
     refused(folder, HmerError, "There is no folder")

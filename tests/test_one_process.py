@@ -177,6 +177,10 @@ def test_only_where_one_process_can_hold_both(tiny_graphs: Bundle) -> None:
     for options in ({"step": "bls"}, {"preprocessors": 1}, {"host": "container"}):
         with pytest.raises(BadParameter, match="Python models run both"):
             RepositoryOptions(processes=ONE, **options)
-    assert RepositoryOptions().processes == MANY
-    configs = model_configs(tiny_graphs.sizes, RepositoryOptions(processes=ONE))
-    assert set(configs) == {"recognize", "recognize_stream"}
+    both = {"recognize", "recognize_stream"}
+    for options, models in (
+        (RepositoryOptions(), both),
+        (RepositoryOptions(processes=MANY), both | {"encoder", "decode"}),
+        (RepositoryOptions(preprocessors=1), both | {"preprocess", "encoder", "decode"}),
+    ):
+        assert set(model_configs(tiny_graphs.sizes, options)) == models

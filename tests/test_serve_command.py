@@ -167,7 +167,7 @@ def test_events_are_json_lines(
     events = [json.loads(line) for line in errors.splitlines()]
     assert all({"time", "level", "event"} <= event.keys() for event in events)
     (ready,) = (event for event in events if event["event"] == "ready")
-    assert "decode" in ready["models"]
+    assert "recognize_stream" in ready["models"]
     shown = [event for event in events if event["event"] == "triton"]
     assert any("successfully loaded" in event["message"] for event in shown)
     assert events[-1]["level"] == "error"

@@ -14,7 +14,15 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from export import repository as repository_module
-from export.config import AUTO, CONTAINER, ONNXRUNTIME, OPENVINO, RepositoryOptions, model_configs
+from export.config import (
+    AUTO,
+    CONTAINER,
+    MANY,
+    ONNXRUNTIME,
+    OPENVINO,
+    RepositoryOptions,
+    model_configs,
+)
 from export.repository import assemble
 from export.repository_cli import repository
 from export.targets import Candidate, Choice, Timing, candidates, choose, resolve, table
@@ -164,7 +172,7 @@ MIXED = Choice(OV_BF16, ORT, (Timing(ORT, 9.0, 1.0), Timing(OV_BF16, 3.0, None))
 
 
 def test_encoder_and_decoder_may_run_in_two_runtimes(tiny_graphs: Bundle) -> None:
-    options = resolve(RepositoryOptions(target=AUTO), MIXED)
+    options = resolve(RepositoryOptions(target=AUTO, processes=MANY), MIXED)
     assert options.runtimes == (OPENVINO, ONNXRUNTIME)
     configs = model_configs(tiny_graphs.sizes, options)
 
