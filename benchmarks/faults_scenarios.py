@@ -37,8 +37,16 @@ _SLOW_S = 5.0
 _TRIES = 20  # clients that vanish
 
 
+def _held(stage: Stage, model: str) -> str:
+    """Why a worker of ``model`` cannot be harmed, empty if there is one."""
+    there = not model or (stage.repository / "models" / model).is_dir()
+    return "" if there else f"{RECOGNIZE} holds {model} in its own process"
+
+
 def _signalled(fault: str, model: str, number: signal.Signals) -> Scenario:
     def scenario(stage: Stage) -> Finding:
+        if reason := _held(stage, model):
+            return Finding(fault, missing=reason)
         return stage.observe(fault, lambda server: send(server, model, number))
 
     return scenario
@@ -46,6 +54,9 @@ def _signalled(fault: str, model: str, number: signal.Signals) -> Scenario:
 
 def _hangs(fault: str, model: str) -> Scenario:
     def scenario(stage: Stage) -> Finding:
+        if reason := _held(stage, model):
+            return Finding(fault, missing=reason)
+
         def act(server: ServedProcess) -> None:
             with frozen(worker_pid(server, model)):
                 end = time.monotonic() + stage.at_most
@@ -61,7 +72,7 @@ def unsupervised(stage: Stage) -> Finding:
     """A worker is killed, and nobody starts it again: the command must end, and say why."""
 
     def act(server: ServedProcess) -> str:
-        send(server, DECODE, signal.SIGKILL)
+        send(server, RECOGNIZE, signal.SIGKILL)
         code = server.ended(20.0)
         said = server.said().strip().splitlines() or ["nothing"]
         sentence = said[-1].partition(" Its log:")[0]
@@ -198,7 +209,7 @@ def corrupt_bundle(stage: Stage) -> Finding:
         _garble(graph)
         time.sleep(1.0)
         before = server.said()
-        send(server, DECODE, signal.SIGKILL)
+        send(server, RECOGNIZE, signal.SIGKILL)
         end = time.monotonic() + stage.at_most
         while '"start_failed"' not in server.said() and time.monotonic() < end:
             time.sleep(0.1)
