@@ -55,7 +55,7 @@ BARE = "in process"
 @click.option(
     "--k", "ks", default="1,2,4,8", show_default=True, help='Ours with these, too; "none" for none.'
 )
-@repository_option("ours")
+@repository_option("ours", refuses=False)
 @click.option(
     "--identity",
     type=click.IntRange(min=0),

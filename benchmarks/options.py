@@ -89,11 +89,15 @@ weights_options: Decorator = block(
 )
 
 
-def repository_option(of: str) -> Decorator:
-    """``--repository-options``, of the repository or server ``of``."""
+def repository_option(of: str, *, refuses: bool = True) -> Decorator:
+    """``--repository-options``, of the repository or server ``of``.
+
+    Without ``refuses`` it takes what is asked of it by default, however full it is: where speed is
+    measured, a request that comes back later is none.
+    """
     return click.option(
         "--repository-options",
-        default="--target auto",
+        default="--target auto" if refuses else "--target auto --max-wait 0",
         show_default=True,
         help=f"Of hmer-export repository, for {of}.",
     )

@@ -41,7 +41,7 @@ _TIMEOUT_S = 120.0
     "--concurrency", type=click.IntRange(1, 256), default=16, show_default=True,
     help="Requests under way in the turns under load.",
 )  # fmt: skip
-@repository_option("ours")
+@repository_option("ours", refuses=False)
 @work_option("hmer-bench")
 @result_options
 @sentences

@@ -54,7 +54,7 @@ from hmer.serving import REPOSITORY_FILE
     "against.  [default: with times that are measured now, a load test is made now]",
 )
 @bundle_option
-@repository_option("the server that is measured")
+@repository_option("the server that is measured", refuses=False)
 @click.option(
     "--rate", default=10_000.0, type=click.FloatRange(min=0, min_open=True), show_default=True,
     help="Requests a second that the replicas must serve together.",
