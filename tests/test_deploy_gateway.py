@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
 import ssl
@@ -90,10 +91,18 @@ def gateway(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) ->
         process.wait(10)
 
 
-def fetch(gateway: Gateway, path: str, token: str = SECRET, body: bytes | None = None) -> int:
-    """The status of an HTTP request."""
+def fetch(
+    gateway: Gateway,
+    path: str,
+    token: str = SECRET,
+    body: bytes | None = None,
+    packed: str = "",
+) -> int:
+    """The status of an HTTP request; ``packed``: its ``Content-Encoding``."""
     context = ssl.create_default_context(cafile=str(gateway.ca))
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    if packed:
+        headers["Content-Encoding"] = packed
     request = urllib.request.Request(gateway.http + path, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=10, context=context) as answer:
@@ -149,6 +158,15 @@ def test_only_inference_goes_through(gateway: Gateway) -> None:
     ):
         with pytest.raises(grpc.InferenceServerException, match=r"PERMISSION_DENIED"):
             call(headers=headers)
+
+
+@pytest.mark.parametrize("packed", ["gzip", "deflate"])
+def test_no_packed_body_reaches_triton_which_unpacks_without_a_limit(
+    gateway: Gateway, packed: str
+) -> None:
+    path = "/v2/models/recognize/infer"
+    assert fetch(gateway, path, body=gzip.compress(b" " * 10_000), packed=packed) == 415
+    assert fetch(gateway, path, body=b"{}") not in (401, 403, 415)  # an error of Triton's own
 
 
 def test_who_asked_is_in_the_log_and_the_token_is_not(gateway: Gateway) -> None:
