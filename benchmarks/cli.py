@@ -32,9 +32,10 @@ from benchmarks.tune_cli import tune
 @click.group()
 def main() -> None:
     """Measurements: how accurate, how sure of itself and how fast; and what limits it."""
-    # Whoever ends a run by a signal ends its servers with it, as Ctrl-C does.
+    # Whoever ends a run by a signal ends its servers with it, as Ctrl-C does: by that very signal,
+    # for which an event loop has its own way.
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 for command in (

@@ -42,7 +42,8 @@ class Retry:
     Recognition changes nothing on the server, so sending a request twice is safe. Only
     ``ServerUnavailable`` and ``Overloaded`` are tried again: every other error would come back.
     A server that has answered before and is gone is likely to be starting again
-    (``hmer-serve --supervise``, a container's restart), so it gets pauses of ``patience`` in all.
+    (``hmer-serve --supervise``, a container's restart), and a full one that names a time is at
+    work, so these get pauses of ``patience`` in all.
     """
 
     attempts: int = 5
@@ -106,8 +107,10 @@ class Retrier:
                 absent = isinstance(error, ServerUnavailable)
                 if isinstance(error, ServerUnavailable) and error.taken:  # it was at work on it
                     self._known |= time.monotonic() - sent > _AT_WORK_S
-                pause = self._policy.wait(attempt, getattr(error, "retry_after", None))
-                if not self._again(absent, attempt, paused + pause):
+                hint = error.retry_after if isinstance(error, Overloaded) else None
+                pause = self._policy.wait(attempt, hint)
+                waits = self._known if absent else hint is not None
+                if not self._again(absent, waits, attempt, paused + pause):
                     self._absent = absent
                     raise
                 remaining = deadline.remaining()
@@ -120,9 +123,12 @@ class Retrier:
                 self._absent, self._known = False, True
                 return answer
 
-    def _again(self, absent: bool, attempt: int, paused: float) -> bool:
-        """Whether ``attempt`` is followed by another one, after pauses of ``paused`` seconds."""
+    def _again(self, absent: bool, waits: bool, attempt: int, paused: float) -> bool:
+        """Whether ``attempt`` is followed by another one, after pauses of ``paused`` seconds.
+
+        ``waits``: there is a reason to go on after the usual number of attempts.
+        """
         policy = self._policy
         if policy.attempts == 1 or (absent and self._absent):
             return False
-        return attempt < policy.attempts or (absent and self._known and paused <= policy.patience)
+        return attempt < policy.attempts or (waits and paused <= policy.patience)

@@ -133,6 +133,8 @@ ENCODINGS = (RAW, BASE64)
 _FOREIGN = ("triton_", "sequence_", "binary_data", "traceparent")
 # Where `decode` finds whom to tell (model_repository.reply); of no use from outside.
 REPLY = "hmer_reply"
+# By this the models of one server know each other; made anew for every server.
+INNER_VARIABLE = "HMER_INNER"
 
 
 @dataclass(frozen=True)

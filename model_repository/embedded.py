@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from hmer.errors import MissingDependency, ServerSetupError
+from hmer.serving import INNER_VARIABLE
 
 _SERVE_EXTRA = "pip install 'hmer[serve]'"
 _STUB = "triton_python_backend_stub"
@@ -83,6 +85,7 @@ def environment(triton: EmbeddedTriton) -> dict[str, str]:
     for library in reversed(triton.libraries):
         values["LD_LIBRARY_PATH"] = _prepend(library, values.get("LD_LIBRARY_PATH"))
     values["PYTHONUNBUFFERED"] = "1"
+    values[INNER_VARIABLE] = secrets.token_hex(16)
     # A heap for every thread that allocates at the same time as others keeps what each once needed.
     values.setdefault("MALLOC_ARENA_MAX", "2")
     # What is large goes back when it is freed: glibc would keep up to 32 MB a piece, and after some

@@ -29,10 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmer.errors import BadParameter, InferenceFailed
+from hmer.serving import INNER_VARIABLE
 
 _log = logging.getLogger(__name__)
 
 _PREFIX = "\0hmer-reply-"
+_INNER = os.environ.get(INNER_VARIABLE, "")
 _ADDRESS = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):([0-9a-f]{16})")
 
 
@@ -42,6 +44,25 @@ class Tokens(NamedTuple):
     ids: list[int]
     scores: list[float]
     maps: NDArray[np.float32] | None = None
+
+
+def passed_on(address: str) -> str:
+    """The value of ``REPLY`` by which a model lets another one tell ``decode`` where tokens go."""
+    return f"{_INNER}+{address}"
+
+
+def from_inside(value: object) -> str | None:
+    """The address in a value of ``passed_on``; ``None`` for what a client made up.
+
+    Without a key of the server's (``INNER_VARIABLE``) nobody can tell, and it is taken for one.
+    """
+    key, _, address = str(value).partition("+")
+    return address if address and secrets.compare_digest(key, _INNER) else None
+
+
+def knows_its_own() -> bool:
+    """Whether ``from_inside`` can tell."""
+    return bool(_INNER)
 
 
 class ReplyListener:

@@ -225,7 +225,7 @@ def test_a_comparison(tiny_graphs: Bundle, tmp_path: Path, monkeypatch: pytest.M
             *("--contenders", "ours,batched,naive", "--k", "none", "--rounds", "1"),
             *("--limit", "4", "--identity", "5", "--no-limits", "--concurrency", "3"),
             *("--starts", "1"),
-            *("--repository-options", "--target onnxruntime"),
+            *("--repository-options", "--target onnxruntime --max-wait 0"),
             *("--work", str(tmp_path / "work"), "--output", str(output), "--markdown"),
         ],
     )

@@ -73,8 +73,8 @@ def test_what_wins_is_written_and_served(
     described = json.loads((repository / REPOSITORY_FILE).read_text(encoding="utf-8"))
     assert described["slots"] == 4
     opened = open_repository(repository)
-    config = from_text((opened.folder / "models/decode/config.pbtxt").read_text("utf-8"))
-    assert config.parameters["slots"].string_value == "4"
+    config = from_text((opened.folder / "models/recognize/config.pbtxt").read_text("utf-8"))
+    assert json.loads(config.parameters["decode"].string_value)["slots"] == "4"
     with ServedProcess(repository) as server:
         for goal, met in (
             (Goal(), True),

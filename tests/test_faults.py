@@ -96,7 +96,7 @@ def test_a_killed_worker_is_started_again_and_patient_clients_lose_nothing(stage
 def test_without_supervision_the_command_ends_and_nobody_waits(stage: Stage) -> None:
     (finding,) = run(stage, ["kill-unsupervised"])
     assert not finding.missing
-    assert "exit code 1: error: The worker of decode" in finding.note
+    assert "exit code 1: error: The worker of recognize" in finding.note
     assert finding.recovery_s is None
     assert set(finding.codes) == {"server_unavailable"}
     assert finding.shm_left == 0

@@ -14,15 +14,16 @@ import triton_python_backend_utils as pb_utils
 from hmer import contract, limits
 from hmer.bundle import Bundle
 from hmer.errors import HmerError, InferenceFailed
-from hmer.serving import CACHE_VARIABLE, RecognizeParameters, cache_bytes
+from hmer.serving import CACHE_VARIABLE, REPLY, RecognizeParameters, cache_bytes
 from model_repository.decode.metrics import recognize_metrics
 from model_repository.recognize.cache import AnswerCache
 from model_repository.recognize.front import Front, Way
-from model_repository.recognize.job import job_of
+from model_repository.recognize.job import Job, job_of
 from model_repository.recognize.request_log import open_request_log
 from model_repository.recognize.road import Road
 from model_repository.recognize.room import Room
 from model_repository.recognize.through import Through
+from model_repository.reply import from_inside, knows_its_own
 from model_repository.tracing import open_tracing
 from model_repository.triton import (
     Request,
@@ -64,7 +65,7 @@ class TritonPythonModel:
                 parameters.workers,
                 parameters.max_queue,
                 Room(parameters.full, parameters.max_wait_ms / 1e3),
-                lambda job, error: [tell(job, error) for tell in told],
+                lambda job, error: [tell(job, error) for tell in told if not _inner(job)],
             )
         except HmerError as error:
             self._resources.close()
@@ -114,3 +115,8 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop; requests under way are answered with an error."""
         self._resources.close()
+
+
+def _inner(job: Job) -> bool:
+    """Whether the twin asks for somebody, and tells of the request itself."""
+    return knows_its_own() and from_inside(job.passed_on.get(REPLY, "")) is not None

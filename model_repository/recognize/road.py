@@ -17,7 +17,7 @@ from hmer.serving import REPLY
 from model_repository.bls import call
 from model_repository.recognize.cache import Answer
 from model_repository.recognize.job import Job
-from model_repository.reply import ReplyListener
+from model_repository.reply import ReplyListener, from_inside
 
 # ``bls.call``, or what does the same.
 Call = Callable[..., dict[str, Any]]
@@ -90,8 +90,9 @@ class Road:
         parameters = {n: v for n, v in job.passed_on.items() if n in _PASSED_ON}
         if "length_penalty" in parameters:  # calls between models carry no fractions
             parameters["length_penalty"] = str(parameters["length_penalty"])
-        if self._told and REPLY in job.passed_on:  # who asks also cancels there
-            parameters[REPLY] = job.passed_on[REPLY]
+        told = from_inside(job.passed_on.get(REPLY, "")) if self._told else None
+        if told is not None:  # who asks also cancels there
+            parameters[REPLY] = "+" + told
         else:
             job.ticket = ticket = self._replies.expect(job.tokens)
             parameters[REPLY] = ("+" if job.stream else "-") + self._replies.address(ticket)

@@ -17,7 +17,7 @@ from model_repository.bls import call
 from model_repository.recognize.cache import Answer
 from model_repository.recognize.job import Job
 from model_repository.recognize.road import attention_box
-from model_repository.reply import ReplyListener
+from model_repository.reply import ReplyListener, passed_on
 
 _TAKEN_HERE = ("encoding", "timeout", REPLY)
 
@@ -38,7 +38,7 @@ class Through:
             job.box = attention_box(job.rows[0], self._settings)
         ticket = self._replies.expect(job.tokens)
         parameters = {n: v for n, v in job.passed_on.items() if n not in _TAKEN_HERE}
-        parameters[REPLY] = "+" + self._replies.address(ticket)
+        parameters[REPLY] = passed_on(self._replies.address(ticket))
         job.ticket = ticket
         if job.answered:
             return None
