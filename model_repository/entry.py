@@ -11,6 +11,7 @@ from pathlib import Path
 _MODEL = Path(__file__).resolve().parents[1]  # REPOSITORY/models/MODEL
 sys.path.insert(0, str(_MODEL.parents[1] / "lib"))
 
+importlib.import_module("model_repository.memory").keep_small()
 TritonPythonModel = importlib.import_module(
     f"model_repository.{_MODEL.name}.model"
 ).TritonPythonModel
