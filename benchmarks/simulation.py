@@ -11,7 +11,7 @@ Reading, encoding, decoding and the rest of the server compete for the replica's
 (``simulation_cpu``). Equal seeds give equal runs.
 
 Left out: the network between client and server, beams, priorities, deadlines, answers from the
-cache, and what other programs take of the machine.
+cache, refusals before the queue is full (``--max-wait``), what other programs take of the machine.
 """
 
 from __future__ import annotations
