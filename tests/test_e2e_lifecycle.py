@@ -242,8 +242,7 @@ def test_the_cache(running: EmbeddedServer) -> None:
         assert [o["token"].item().decode() for o, _ in parts[:-1]] == list(first[0][0])
         assert parts[-1][1]
     begun.close()
-    time.sleep(1.2)  # the metrics are published once a second
-    assert metrics(running, **which)["hmer_recognize_cache_hits_total"] > hits
+    wait_for(running, **which, cache_hits_total=hits + 1)  # published once a second
 
 
 def test_a_new_version_takes_over(running: EmbeddedServer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hmer.recognition import Partial, Recognition
 from hmer.recognizer import LocalRecognizer
 from model_repository.server import EmbeddedServer
 from tests import fake_triton as fake
-from tests.e2e_fixtures import metrics, need_embedded, picture, serve, wait_for
+from tests.e2e_fixtures import need_embedded, picture, serve, wait_for
 from tests.model_fixtures import args_of, load_model, png, text
 
 PICTURES = [picture(seed) for seed in range(10)]
@@ -119,11 +119,10 @@ def test_who_leaves_frees_the_slot(running: EmbeddedServer, endless: bytes) -> N
         wait_for(running, slots_in_use=1)
         parts.close()  # type: ignore[attr-defined]
         wait_for(running, slots_in_use=0)
-        late = metrics(running)["hmer_decode_deadline_total"]
         for ask_it in (recognizer.recognize, lambda *a, **k: list(recognizer.stream(*a, **k))):
             with pytest.raises(DeadlineExceeded):
                 ask_it(endless, timeout=0.5)
-        wait_for(running, slots_in_use=0, deadline_total=late + 2)
+            wait_for(running, slots_in_use=0)
 
 
 @pytest.mark.e2e
