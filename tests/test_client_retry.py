@@ -121,3 +121,33 @@ def test_no_pause_goes_beyond_the_deadline() -> None:
     with pytest.raises(Overloaded):
         retrier.run(full, Deadline(1.0), "here")
     assert not slept
+
+
+def retrying(policy: Retry, refusals: list[HmerError]) -> tuple[int, list[float]]:
+    """How often a server that refuses so is asked until it answers, and the pauses between."""
+    asked, pauses = 0, list[float]()
+
+    def send(remaining: float | None) -> str:
+        nonlocal asked
+        asked += 1
+        if refusals:
+            raise refusals.pop(0)
+        return "answer"
+
+    Retrier(policy, pauses.append).run(send, Deadline(None), "somewhere")
+    return asked, pauses
+
+
+def test_a_full_server_that_names_a_time_is_waited_for_beyond_the_attempts() -> None:
+    def full(times: int) -> list[HmerError]:
+        return [Overloaded.until("It is full.", 0.5) for _ in range(times)]
+
+    asked, pauses = retrying(FAST, full(9))
+    assert asked == 10
+    assert all(0.5 <= pause <= 0.75 for pause in pauses)  # never sooner than it said
+    with pytest.raises(Overloaded):
+        retrying(Retry(attempts=2, patience=2.0), full(9))  # not for ever
+    with pytest.raises(Overloaded):
+        retrying(Retry(attempts=1), full(1))
+    with pytest.raises(Overloaded):  # one that names none gets the usual attempts
+        retrying(FAST, [Overloaded("It is full.") for _ in range(9)])
