@@ -28,7 +28,7 @@ def memory(samples: Sequence[tuple[int, Held]]) -> dict[str, Any] | None:
     first, last = [h for _, h in samples[:ends]], [h for _, h in samples[-ends:]]
     done = [float(count) for count, _ in samples]
     slope = float(np.polyfit(done, [h.total_mb for _, h in samples], 1)[0])
-    names = sorted(last[-1].pss_mb)
+    names = sorted(last[-1].own_mb)
     return {
         "samples": len(samples),
         "first_mb": _median(first, lambda h: h.total_mb),
@@ -41,8 +41,8 @@ def memory(samples: Sequence[tuple[int, Held]]) -> dict[str, Any] | None:
         "last_shm_mb": _median(last, lambda h: h.shm_mb),
         "first_threads": _median(first, lambda h: h.threads),
         "last_threads": _median(last, lambda h: h.threads),
-        "pss_mb": {
-            name: [_median(part, lambda h, n=name: h.pss_mb.get(n, 0.0)) for part in (first, last)]
+        "own_mb": {
+            name: [_median(part, lambda h, n=name: h.own_mb.get(n, 0.0)) for part in (first, last)]
             for name in names
         },
         "all_mb": [round(h.total_mb, 1) for _, h in samples],
@@ -125,14 +125,15 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     said = [f"{report['sent_again']} times there was no room, and a case was sent again."]
     if found is not None:
         said.append(
-            f"Memory (PSS of all processes) {found['first_mb']:.0f} MB after the warm-up, "
+            f"Memory (of all processes, without program files) {found['first_mb']:.0f} MB after "
+            "the warm-up, "
             f"{found['last_mb']:.0f} MB at the end, {found['most_mb']:.0f} MB at most between "
             f"cases, {found['mb_per_1000_cases']:+.2f} MB a thousand cases; "
             f"{found['first_fds']:.0f} and {found['last_fds']:.0f} open files, "
             f"{found['first_threads']:.0f} and {found['last_threads']:.0f} threads, "
             f"{found['first_shm_mb']:.0f} and {found['last_shm_mb']:.0f} MB of shared memory."
         )
-        parts = [f"{n} {a:.0f} and {b:.0f}" for n, (a, b) in found["pss_mb"].items()]
+        parts = [f"{n} {a:.0f} and {b:.0f}" for n, (a, b) in found["own_mb"].items()]
         said.append(f"By process, MB: {', '.join(parts)}.")
     if failures:
         said.append(f"{len(failures)} FAILURES (repeat one with --only, and the same --seed):")

@@ -46,7 +46,7 @@ def soak_plots(found: Mapping[str, Any]) -> list[Plot]:
     series: Sequence[Mapping[str, Any]] = found["series"]
     if not series:
         return []
-    draws = [_memory(series)] if any(glance.get("pss_mb") for glance in series) else []
+    draws = [_memory(series)] if any(glance.get("own_mb") for glance in series) else []
     for label, lines in _SOAK_PANELS.items():
         there = {k: n for k, n in lines.items() if any(g.get(k) is not None for g in series)}
         if there:
@@ -58,12 +58,12 @@ def soak_plots(found: Mapping[str, Any]) -> list[Plot]:
 
 
 def _memory(series: Sequence[Mapping[str, Any]]) -> Callable[[Axes], None]:
-    names = sorted({name for glance in series for name in glance.get("pss_mb", ())})
+    names = sorted({name for glance in series for name in glance.get("own_mb", ())})
 
     def draw(axes: Axes) -> None:
-        stacks = [[glance.get("pss_mb", {}).get(name, 0.0) for glance in series] for name in names]
+        stacks = [[glance.get("own_mb", {}).get(name, 0.0) for glance in series] for name in names]
         axes.stackplot(_minutes(series), *stacks, labels=names, alpha=0.8)
-        axes.set(ylabel="PSS, MB")
+        axes.set(ylabel="memory, MB")
         _legend(axes)
 
     return draw
@@ -94,8 +94,8 @@ def _minutes(series: Sequence[Mapping[str, Any]]) -> list[float]:
 def _lines(series: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """Every figure of the glances, memory in all."""
     found: dict[str, list[float | None]] = {
-        "memory (PSS), MB": [
-            sum(glance["pss_mb"].values()) if glance.get("pss_mb") else None for glance in series
+        "memory without files, MB": [
+            sum(glance["own_mb"].values()) if glance.get("own_mb") else None for glance in series
         ]
     }
     for lines in _SOAK_PANELS.values():
@@ -150,7 +150,7 @@ def hostile_plots(found: Mapping[str, Any]) -> list[Plot]:
         there = memory["all_mb"]
         x = [found["cases"] * place / (len(there) - 1) for place in range(len(there))]
         axes.plot(x, there, marker=".")
-        axes.set(xlabel="cases", ylabel="memory of all processes (PSS), MB", ylim=(0, None))
+        axes.set(xlabel="cases", ylabel="memory of all processes, MB", ylim=(0, None))
 
     return [Plot("Memory while it was attacked", drawn_in_rows([draw], (7.0, 3.0)))]
 

@@ -17,12 +17,15 @@ from benchmarks.figures import percentiles
 from benchmarks.server_metrics import settled
 from benchmarks.soak_mix import ANSWERED, LEFT, OK, REFUSED, Mix, Outcome, Request, Sender
 from benchmarks.soak_watch import Held, held
+from hmer.errors import Overloaded
 
 _FULL = 16  # requests under way while the capacity is measured
+_FULL_PAUSE_S = 0.05  # after a refusal, there
 _SETTLING = 0.2  # share of the time that may still grow: caches, heaps, the longest formula
 _ENDS = 0.2  # share of the rest at each end that is compared
 _MOST_WAITING = 2000  # under way at once: above it the server is not keeping up at all
 GROWTH, SLOWER = 1.05, 1.25  # bounds of last over first
+FULL_SHARE = 0.02  # of the requests may find no room: they come at random, in bursts
 IDLE = ("hmer_decode_slots_in_use", "hmer_decode_queue_length", "hmer_recognize_queue_length")
 
 
@@ -43,7 +46,7 @@ class Soak:
     def glance(self, t: float, seconds: float, found: Held | None, under_way: int) -> None:
         """Sum up the outcomes since the last one, ``seconds`` ago; ``t``: since the beginning."""
         recent, self.outcomes = self.outcomes, []
-        ms = percentiles([o.latency * 1e3 for o in recent if o.kind in ANSWERED])
+        ms = percentiles([o.latency * 1e3 for o in recent if o.kind in ANSWERED and not full(o)])
         self.series.append(
             {
                 "t": t,
@@ -57,9 +60,17 @@ class Soak:
         )
 
 
+def full(outcome: Outcome) -> bool:
+    """Whether the server had no room for it."""
+    return outcome.outcome == Overloaded.code
+
+
 def expected(outcome: Outcome) -> bool:
-    """Whether this is what should become of such a request."""
-    return outcome.outcome in {
+    """Whether this is what should become of such a request.
+
+    A full server may refuse any (``Overloaded``); how many it does is judged apart.
+    """
+    return full(outcome) or outcome.outcome in {
         "bad": (REFUSED,),
         "cancelled": (LEFT, OK),
         "left stream": (LEFT, OK),
@@ -74,8 +85,10 @@ async def capacity(send: Sender, mix: Mix, seconds: float) -> float:
     async def worker() -> None:
         nonlocal done
         while (now := time.perf_counter()) < end:
-            await send(mix.draw(), now)
-            done += 1
+            if full(await send(mix.draw(), now)):
+                await asyncio.sleep(_FULL_PAUSE_S)
+            else:
+                done += 1
 
     begin = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(_FULL)))
@@ -153,27 +166,31 @@ def figures(soak: Soak, metrics: str | None) -> dict[str, Any]:
     """Drifts, counts and verdicts; ``metrics``: address of the page, read once all is quiet."""
     series = soak.series
     drifts = {
-        "memory_mb": drift(series, lambda g: sum(g["pss_mb"].values()) if "pss_mb" in g else None),
+        "memory_mb": drift(series, lambda g: sum(g["own_mb"].values()) if "own_mb" in g else None),
         "fds": drift(series, lambda g: g.get("fds")),
         "threads": drift(series, lambda g: g.get("threads")),
         "shm_mb": drift(series, lambda g: g.get("shm_mb")),
         "p50_ms": drift(series, lambda g: g["p50_ms"]),
         "p95_ms": drift(series, lambda g: g["p95_ms"]),
     }
-    for name in sorted({name for g in series for name in g.get("pss_mb", ())}):
+    for name in sorted({name for g in series for name in g.get("own_mb", ())}):
         drifts[f"memory_mb of {name}"] = drift(series, partial(_memory_of, name))
     wrong = sum(g["unexpected"] for g in series)
+    sent = sum((one for one in soak.counts.values()), Counter[str]())
+    refused = sent[Overloaded.code] / max(1, sent.total())
     left = {}
     if metrics is not None:
         page = settled(metrics)
         left = {name: page[name] for name in IDLE if name in page}
     verdicts = {name: _flat(drifts[name], GROWTH) for name in ("memory_mb", "fds", "shm_mb")}
     verdicts |= {name: _flat(drifts[name], SLOWER) for name in ("p50_ms", "p95_ms")}
+    verdicts["room for all but 2 %"] = refused <= FULL_SHARE
     verdicts["every outcome as expected"] = wrong == 0 and bool(series)
     verdicts["nothing left in the server"] = not any(left.values()) if left else None
     return {
         "counts": {kind: dict(found) for kind, found in sorted(soak.counts.items())},
         "drift": drifts,
+        "refused_share": refused,
         "left": left,
         "worst_late_s": soak.worst_late_s,
         "verdicts": verdicts,
@@ -182,7 +199,7 @@ def figures(soak: Soak, metrics: str | None) -> dict[str, Any]:
 
 
 def _memory_of(name: str, glance: dict[str, Any]) -> Any:
-    return glance.get("pss_mb", {}).get(name)
+    return glance.get("own_mb", {}).get(name)
 
 
 def _flat(found: dict[str, Any] | None, bound: float) -> bool | None:

@@ -47,8 +47,8 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _memory(axes: Any, minutes: list[float], series: list[dict[str, Any]]) -> None:
-    names = sorted({name for glance in series for name in glance.get("pss_mb", ())})
-    stacks = [[glance.get("pss_mb", {}).get(name, 0.0) for glance in series] for name in names]
+    names = sorted({name for glance in series for name in glance.get("own_mb", ())})
+    stacks = [[glance.get("own_mb", {}).get(name, 0.0) for glance in series] for name in names]
     if names:
         axes.stackplot(minutes, *stacks, labels=names, alpha=0.8)
-    axes.set(ylabel="memory (PSS), MB")
+    axes.set(ylabel="memory without files, MB")

@@ -16,10 +16,12 @@ _SHARED = "/dev/shm/"
 
 @dataclass(frozen=True)
 class Held:
-    """At one moment. ``pss_mb``: 10^6 bytes by process, named after its model if it runs one;
-    ``fds``, ``threads``: of all of them; ``shm_mb``: shared memory that they have mapped."""
+    """At one moment. ``own_mb``: 10^6 bytes by process, named after its model if it runs one:
+    what it wrote to and its part of what it shares, without pages of program files, whose part
+    changes with who else runs the same programs. ``fds``, ``threads``: of all of them;
+    ``shm_mb``: shared memory that they have mapped."""
 
-    pss_mb: dict[str, float]
+    own_mb: dict[str, float]
     fds: int
     threads: int
     shm_mb: float
@@ -28,7 +30,7 @@ class Held:
     @property
     def total_mb(self) -> float:
         """Memory of all processes."""
-        return sum(self.pss_mb.values())
+        return sum(self.own_mb.values())
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the process ids."""
@@ -46,8 +48,7 @@ def held(pid: int) -> Held:
     for process in processes(pid):
         with contextlib.suppress(OSError, RuntimeError, _gone()):
             name = named(process.name(), process.cmdline())
-            full = process.memory_full_info()
-            memory[name] = memory.get(name, 0.0) + getattr(full, "pss", full.rss) / 1e6
+            memory[name] = memory.get(name, 0.0) + own_bytes(process) / 1e6
             fds += process.num_fds()
             threads += process.num_threads()
             regions |= mapped(Path(f"/proc/{process.pid}/maps"))
@@ -62,6 +63,18 @@ def named(name: str, command: list[str]) -> str:
         if path.name == "model.py":
             return path.parent.parent.name  # models/NAME/VERSION/model.py
     return "hmer-serve" if any("model_repository.serve" in p for p in command) else name
+
+
+def own_bytes(process: Any) -> int:
+    """Anonymous memory and the process's part of shared memory; elsewhere than on Linux its PSS."""
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    with contextlib.suppress(OSError):
+        lines = rollup.read_text(encoding="ascii").splitlines()
+        sizes = dict(line.split(":", 1) for line in lines[1:])
+        if "Pss_Anon" in sizes:  # Linux 5.4
+            return sum(int(sizes[key].split()[0]) * 1024 for key in ("Pss_Anon", "Pss_Shmem"))
+    full = process.memory_full_info()
+    return int(getattr(full, "pss", full.rss))
 
 
 def mapped(maps: Path) -> dict[str, int]:

@@ -25,7 +25,7 @@ ALONE = {"p50": 40.0, "p90": 45.0, "p95": 46.0, "p99": 50.0}
 def soak() -> dict[str, Any]:
     series = [
         {
-            **{"t": 60.0 * n, "pss_mb": {"tritonserver": 90.0, "stub": 200.0 + n}, "fds": 300},
+            **{"t": 60.0 * n, "own_mb": {"tritonserver": 90.0, "stub": 200.0 + n}, "fds": 300},
             **{"shm_mb": 12.5, "p50_ms": 40.0, "p95_ms": 90.0, "rate": 8.0 if n else None},
         }
         for n in range(8)
@@ -79,7 +79,7 @@ def hostile() -> dict[str, Any]:
         **{"first_mb": 300.0, "last_mb": 301.0, "most_mb": 310.0, "mb_per_1000_cases": 0.1},
         **{"first_fds": 90.0, "last_fds": 91.0, "first_shm_mb": 1.0, "last_shm_mb": 1.0},
         **{"first_threads": 80.0, "last_threads": 80.0, "samples": 4},
-        **{"pss_mb": {"stub": [200.0, 201.0]}, "all_mb": [300.0, 310.0, 305.0, 301.0]},
+        **{"own_mb": {"stub": [200.0, 201.0]}, "all_mb": [300.0, 310.0, 305.0, 301.0]},
     }
     return {
         **{"benchmark": "hostile", "machine": ABOUT, "cases": 500, "seed": 1, "seconds": 9.0},
@@ -95,13 +95,13 @@ def hostile() -> dict[str, Any]:
 
 DOCUMENTS = {"soak": soak, "overload": overload, "faults": faults, "hostile": hostile}
 SHOWN = {
-    "soak": ("| memory (PSS), MB | 290.0 | 297.0 | 297.0 | 1.024 |", "p95_ms"),
+    "soak": ("| memory without files, MB | 290.0 | 297.0 | 297.0 | 1.024 |", "p95_ms"),
     "overload": ("twice the capacity", "NOT met", "Capacity 12.5 requests a second"),
     "faults": ("kill-server", "3 server_unavailable", "not tried: not on this system"),
     "hostile": ("bad_ink, too_large", "| 490 |", "301 MB at the end"),
 }
 DRAWN = {
-    "soak": ("PSS, MB", "tritonserver", "shared memory", "latency, ms", "minutes"),
+    "soak": ("memory, MB", "tritonserver", "shared memory", "latency, ms", "minutes"),
     "overload": ("accepted: latency, ms", "refused, %", "bound of p99", "slots in use", "threads"),
     "hostile": ("cases", "memory of all processes"),
 }

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.cli import main
 from benchmarks.crohme import Expression
-from benchmarks.soak import Soak, drift, expected, figures, run
+from benchmarks.soak import Soak, capacity, drift, expected, figures, run
 from benchmarks.soak_mix import LEFT, OK, REFUSED, SHARES, WRONG, Mix, Outcome, Request, Sender
 from benchmarks.soak_watch import held, mapped, named
-from hmer.errors import BadInk, InferenceFailed, InputError, ServerUnavailable
+from hmer.errors import BadInk, InferenceFailed, InputError, Overloaded, ServerUnavailable
 from hmer.preprocess import decode, measure
 from hmer.recognition import Recognition
 from model_repository.server import EmbeddedServer
@@ -100,7 +102,7 @@ def test_a_caller_leaves() -> None:
 
 def series(values: Sequence[float], **more: Any) -> list[dict[str, Any]]:
     return [
-        {"t": 10.0 * i, "pss_mb": {"a": v}, "p50_ms": 5.0, "p95_ms": 9.0, "fds": 3, "shm_mb": 1.0}
+        {"t": 10.0 * i, "own_mb": {"a": v}, "p50_ms": 5.0, "p95_ms": 9.0, "fds": 3, "shm_mb": 1.0}
         | {"unexpected": 0, "rate": 1.0, "under_way": 0, "threads": 2}
         | more
         for i, v in enumerate(values)
@@ -118,6 +120,48 @@ def test_what_grows_for_good_is_seen_and_what_settles_is_not() -> None:
     odd = figures(Soak(series=series([100] * 100, unexpected=1)), None)
     assert odd["verdicts"]["every outcome as expected"] is False
     assert drift([], lambda g: g["t"]) is None
+
+
+def test_a_full_server_may_refuse_a_few() -> None:
+    full = Outcome("picture", Overloaded.code, 0.1, 0.1)
+    assert expected(full)
+    for many, allowed in ((1, True), (9, False)):
+        soak = Soak(series=series([100] * 100))
+        for outcome in [full] * many + [Outcome("picture", OK, 0.1, 0.1)] * (100 - many):
+            soak.take(outcome)
+        found = figures(soak, None)
+        assert found["verdicts"]["room for all but 2 %"] is allowed
+        assert found["refused_share"] == many / 100
+    soak.outcomes = [full, Outcome("picture", OK, 0.5, 0.5)]
+    soak.glance(1.0, 1.0, None, 0)
+    assert soak.series[-1]["p50_ms"] == 500.0  # how soon it refused is no latency
+
+
+def test_the_capacity_counts_no_refusals() -> None:
+    sent = 0
+
+    async def send(request: Request, due: float) -> Outcome:
+        nonlocal sent
+        sent += 1
+        outcome = Overloaded.code if sent % 2 else OK
+        await asyncio.sleep(0.01)
+        return Outcome(request.kind, outcome, 0.01, due + 0.01)
+
+    most = asyncio.run(capacity(send, Mix(EXPRESSIONS), 0.5))  # type: ignore[arg-type]
+    assert most * 0.5 == pytest.approx(sent / 2, rel=0.3)
+
+
+def test_pages_of_programs_are_nobodys_own() -> None:
+    before = held(os.getpid()).total_mb
+    rollup = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+    )
+    files = int(rollup["Pss_File"].split()[0]) * 1024 / 1e6
+    total = int(rollup["Pss"].split()[0]) * 1024 / 1e6
+    assert before == pytest.approx(total - files, rel=0.05)
+    kept = np.ones(64 << 20, dtype=np.uint8)
+    assert held(os.getpid()).total_mb - before == pytest.approx(kept.nbytes / 1e6, rel=0.1)
 
 
 def test_requests_come_at_the_rate_and_are_all_counted() -> None:
@@ -145,7 +189,7 @@ def test_what_is_mapped_is_what_is_shared(tmp_path: Path) -> None:
 def test_a_short_one(server: EmbeddedServer, tmp_path: Path) -> None:
     assert server.pid is not None
     before = held(server.pid)
-    assert {"decode", "encoder", "recognize", "tritonserver"} <= set(before.pss_mb)
+    assert {"decode", "encoder", "recognize", "tritonserver"} <= set(before.own_mb)
     assert before.shm_mb > 0
     assert before.fds > 20
     pack, output = tmp_path / "pack.jsonl", tmp_path / "soak.json"
