@@ -4,14 +4,15 @@
 
     arrive -> front (workers) -> encoder queue, workers -> slots, decode loop -> answered
 
-What a request waits for is the product's own: the encoder's queue is ``hmer.encoding``'s, with
-its overtaking and its batches of one size class; the decode loop admits to free slots before
-every call, a call brings ``k`` tokens to all rows at once, and its time depends on their number.
+What a request waits for is the product's own: ``room.Room`` decides who gets in, pictures are read
+two at a time, the encoder's queue is ``hmer.encoding``'s, with its overtaking and its batches of
+one size class; the decode loop admits to free slots before every call, a call brings ``k`` tokens
+to all rows at once, and its time depends on their number.
 Reading, encoding, decoding and the rest of the server compete for the replica's CPUs
 (``simulation_cpu``). Equal seeds give equal runs.
 
 Left out: the network between client and server, beams, priorities, deadlines, answers from the
-cache, refusals before the queue is full (``--max-wait``), what other programs take of the machine.
+cache, callers that try again, what other programs take of the machine.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ from numpy.typing import NDArray
 from benchmarks.figures import percentiles
 from benchmarks.simulation_cpu import Cpus, Meter, one_cpu, simulation_library
 from benchmarks.simulation_times import Kind, ServiceTimes
+from export.config import LEAST_FULL
 from hmer.encoding import NICER, EncodeJob, EncodeQueue, Tensors
 from hmer.errors import BadParameter, HmerError, Overloaded
-from hmer.serving import MAX_WORKERS
+from hmer.serving import INTERACTIVE, MAX_WORKERS
+from model_repository.recognize.room import Room
 
 if TYPE_CHECKING:
     import simpy
 
 Process = Generator[Any, Any, None]
 
+_READERS = 2  # as model_repository.recognize.road
 _TOOK = "took"  # seconds of an encoder's call, in place of its outputs
 
 
@@ -108,7 +112,10 @@ class Replica:
         self.cpus = Cpus(env, times.cpus, times.shared_speed)
         front = min(MAX_WORKERS, 2 * sizes.slots + 8)
         self._front: simpy.Resource = simulation_library().Resource(env, front)
+        self._readers: simpy.Resource = simulation_library().Resource(env, _READERS)
         self._most = front + times.max_queue
+        full = max(LEAST_FULL, sizes.slots)
+        self._room = Room(full, times.max_wait_s, lambda: float(env.now))
         self._queue = _Queue(
             _never,
             workers=sizes.workers,
@@ -123,7 +130,12 @@ class Replica:
 
     def take(self, request: Request) -> simpy.Event:
         """Serve ``request``; the event is its answer, or its refusal."""
-        if self.in_flight.level >= self._most:
+        inside = int(self.in_flight.level)
+        try:
+            if inside >= self._most:
+                raise self._room.refusal("The queue is full.", inside)
+            self._room.enter(inside, INTERACTIVE)
+        except Overloaded:
             request.rejected, request.done = True, self._env.now
             return self._env.timeout(0)
         self.in_flight.add(1)
@@ -135,7 +147,12 @@ class Replica:
         with self._front.request() as turn:
             yield turn
             request.waited += env.now - began
-            yield self.cpus.work(one_cpu(request.kind.front_s + times.server_s))
+            yield self.cpus.work(one_cpu(times.server_s))
+            began = env.now
+            with self._readers.request() as reader:
+                yield reader
+                request.waited += env.now - began
+                yield self.cpus.work(one_cpu(request.kind.front_s))
             try:
                 yield self._encode(request)
                 began = env.now
@@ -149,6 +166,7 @@ class Replica:
                 request.rejected = True
         request.done = env.now
         self.in_flight.add(-1)
+        self._room.left(1, int(self.in_flight.level))
         self._on_wait(request.waited)
 
     def _encode(self, request: Request) -> simpy.Event:

@@ -78,6 +78,7 @@ def calibrate(
         "ready_s": ready_s,
         "slots": slots,
         "max_queue": int(description["max_queue"]),
+        "max_wait_ms": int(description.get("max_wait_ms", 0)),
         "k": bundle.k,
         "server_ms": server_ms,
         "encoder": {

@@ -64,6 +64,7 @@ class ServiceTimes:
     ``server_s``: CPU seconds that a served request costs beyond its parts (transport, hops,
     copies). ``join_s``: added to a step's call for each formula that joins it. ``shared_speed``:
     see ``benchmarks.simulation_cpu``; 1 unless it was fitted to a server that is full.
+    ``max_wait_s``: of ``hmer-export repository --max-wait``; 0 lets everybody wait.
     """
 
     device: str
@@ -80,6 +81,7 @@ class ServiceTimes:
     join_s: float
     kinds: tuple[Kind, ...]
     shared_speed: float = 1.0
+    max_wait_s: float = 0.0
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -157,6 +159,7 @@ class ServiceTimes:
                     for r in found["requests"]
                 ),
                 float(found.get("shared_speed", 1.0)),
+                float(found.get("max_wait_ms", 0.0)) / 1e3,
                 found,
             )
         except KeyError as error:
@@ -178,7 +181,7 @@ class ServiceTimes:
             *(p.ms for p in self.points),
             *(s for _, s in self.steps),
             *(k.front_s for k in self.kinds),
-            *(self.server_s, self.join_s, self.ready_s),
+            *(self.server_s, self.join_s, self.ready_s, self.max_wait_s),
         ]
         if not all(math.isfinite(f) and f >= 0 for f in figures):
             raise BadParameter(f"{name} has a time that is negative or no number.")

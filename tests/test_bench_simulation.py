@@ -191,6 +191,19 @@ def test_requests_are_conserved(replicas: int) -> None:
     assert 0 < figures["slots_in_use"] <= 2
 
 
+def test_the_rule_of_admission_keeps_waits_short() -> None:
+    waits = {}
+    for most in (0.0, 100.0):
+        known = times(slots=2, max_queue=256, max_wait_ms=most)
+        full = run_closed(known, draw(known, 300, 1), 12).figures()["throughput"]
+        outcome = run_open(known, draw(known, 2000, 3), poisson(2 * full, 2000, 3))
+        figures = outcome.figures()
+        assert figures["answered"] + figures["rejected"] == 2000
+        waits[most] = figures["latency_ms"]["p99"]
+        assert figures["throughput"] == pytest.approx(full, rel=0.1)  # and the server is busy
+    assert waits[100.0] < waits[0.0] / 4
+
+
 def test_littles_law() -> None:
     env = simpy.Environment()
     known = times()
