@@ -49,6 +49,15 @@ def all_kinds(sizes: Sizes) -> Mapping[str, tuple[MakeCase, int]]:
     }
 
 
+def but_for(
+    kinds: Mapping[str, tuple[MakeCase, int]], without: Sequence[str]
+) -> dict[str, tuple[MakeCase, int]]:
+    """``kinds`` but for these. Raises ``BadParameter`` for one that there is not."""
+    if unknown := [kind for kind in without if kind not in kinds]:
+        raise BadParameter(f"{unknown[0]!r} is no kind; there are: {'; '.join(kinds)}.")
+    return {kind: entry for kind, entry in kinds.items() if kind not in without}
+
+
 def _carried(make: hostile_pictures.Make) -> MakeCase:
     return lambda rng: carry(rng, make(rng))
 

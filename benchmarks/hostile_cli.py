@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from benchmarks.hostile import Attack, all_kinds, plan, selected
+from benchmarks.hostile import Attack, all_kinds, but_for, plan, selected
 from benchmarks.hostile_report import lines, report_of, table
 from benchmarks.hostile_send import Sender
 from benchmarks.machine import describe, machine
@@ -55,6 +55,11 @@ _WARM = 100_000_000  # numbers of the cases of the warm-up, which no other case 
     help="Seconds after which a case counts as hung.",
 )
 @click.option("--only", multiple=True, help="Repeat this case, KIND:NUMBER; several times.")
+@click.option(
+    "--without",
+    multiple=True,
+    help="Leave out this kind, such as what a gateway refuses; several times.",
+)
 @result_options
 @sentences
 def hostile(
@@ -69,6 +74,7 @@ def hostile(
     warm_up: int,
     timeout: float,
     only: tuple[str, ...],
+    without: tuple[str, ...],
     output: Path | None,
     markdown: bool,
     as_json: bool,
@@ -85,11 +91,12 @@ def hostile(
     Examples:
       hmer-bench hostile --url localhost:8001 --cases 10000
       hmer-bench hostile --seed 3 --only "png, bomb:7"
+      hmer-bench hostile --without "http, compressed"
     """
     check_folder(output, "figures")
     address = parse_url(url)
     about = machine()
-    kinds = all_kinds(load_bundle(bundle, GRAPHS).sizes)
+    kinds = but_for(all_kinds(load_bundle(bundle, GRAPHS).sizes), without)
     metrics = metrics_url or metrics_address(url)
     read_metrics(metrics)
     other = http_url or f"http://{address.host}:{address.port - 1}"
@@ -108,6 +115,7 @@ def hostile(
             attack.run(chosen, concurrency, every, bar.update)
         report = report_of(attack, len(chosen), seed, time.perf_counter() - began)
     report = {"benchmark": "hostile", "machine": about, "warm_up": warm_up, **report}
+    report["without"] = list(without)
     _show(report, attack, output, markdown, as_json)
     if report["failures"]:
         sys.exit(1)
@@ -124,7 +132,8 @@ def _show(
     shown = table(attack)
     click.echo((shown.markdown() if markdown else shown.text()) + "\n")
     click.echo("\n".join(lines(report)))
+    left_out = "".join(f", without {kind!r}" for kind in report["without"])
     click.echo(
         f"{report['cases']} cases in {report['seconds']:.0f} s after a warm-up of "
-        f"{report['warm_up']}, seed {report['seed']}. {describe(report['machine'])}"
+        f"{report['warm_up']}, seed {report['seed']}{left_out}. {describe(report['machine'])}"
     )

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from benchmarks import hostile, hostile_case, hostile_http, hostile_ink, hostile_pictures
 from benchmarks.cli import main
-from benchmarks.hostile import GOOD, Attack, Planned, all_kinds, plan, selected
+from benchmarks.hostile import GOOD, Attack, Planned, all_kinds, but_for, plan, selected
 from benchmarks.hostile_case import GrpcCase, HttpCase
 from benchmarks.hostile_report import lines, memory, memory_failures, report_of, table
 from benchmarks.hostile_send import ANSWERED, LOST, TIMEOUT, Outcome, _complete, _labelled
@@ -86,6 +86,14 @@ def test_the_plan_has_every_kind() -> None:
     for wrong in ("png, bomb", "png, bomb:x", "nothing at all:1"):
         with pytest.raises(BadParameter, match="KIND:NUMBER"):
             selected(KINDS, [wrong])
+
+
+def test_a_kind_is_left_out() -> None:
+    fewer = but_for(KINDS, ["http, compressed", GOOD])
+    assert set(KINDS) - set(fewer) == {"http, compressed", GOOD}
+    assert {p.kind for p in plan(fewer, 500, 0)} == set(fewer)
+    with pytest.raises(BadParameter, match="'gzip' is no kind; there are: picture"):
+        but_for(KINDS, ["gzip"])
 
 
 # -- what is a failure

@@ -90,6 +90,11 @@ def test_streams_beams_looks_and_attention(running: EmbeddedServer, tiny_graphs:
         assert [x.tokens for x in beams[0].alternatives] == [
             x.tokens for x in beams[1].alternatives
         ]
+        for penalty in (0.0, 0.7):  # a fraction, which no call between models can carry
+            whole = served.recognize(PICTURES[2], beam=3, length_penalty=penalty, max_tokens=20)
+            parts = list(served.stream(PICTURES[2], beam=3, length_penalty=penalty, max_tokens=20))
+            assert isinstance(parts[-1], Recognition)
+            assert (parts[-1].tokens, parts[-1].score) == (whole.tokens, whole.score)
         looks = [r.recognize(PICTURES[2], looks=4, max_tokens=20).tokens for r in (served, local)]
         assert looks[0] == looks[1]
 

@@ -37,7 +37,12 @@ class Through:
         if job.parameters.attention:  # the maps come before the answer, which has it too
             job.box = attention_box(job.rows[0], self._settings)
         ticket = self._replies.expect(job.tokens)
-        parameters = {n: v for n, v in job.passed_on.items() if n not in _TAKEN_HERE}
+        # Calls between models carry no fractions.
+        parameters = {
+            n: str(v) if isinstance(v, float) else v
+            for n, v in job.passed_on.items()
+            if n not in _TAKEN_HERE
+        }
         parameters[REPLY] = passed_on(self._replies.address(ticket))
         job.ticket = ticket
         if job.answered:
