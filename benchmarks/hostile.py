@@ -29,6 +29,7 @@ _BROKEN = ("inference_failed", "INTERNAL", "UNKNOWN", "HTTP 500")
 _NOT_REFUSED = (ANSWERED, LEFT, CLOSED)
 _FREE = ("hmer_decode_slots_in_use", "hmer_decode_queue_length", "hmer_recognize_workers_in_use",
          "hmer_recognize_queue_length")  # fmt: skip
+ENDS = 3  # samples of what it holds that count at either end
 _SETTLE_S = 20.0
 _ROOM_S = 60.0
 # Triton's HTTP end point says 500 where it cannot read a request's JSON, before any model sees it.
@@ -180,6 +181,16 @@ class Attack:
                 self.done += len(batch)
                 self._look()
                 progress(len(batch))
+
+    def rest(self, seconds: float) -> None:
+        """Leave the server alone for so long, and then look at what it still holds.
+
+        Its models give freed memory back once a minute (``model_repository.memory``).
+        """
+        if self._pid is not None and seconds > 0:
+            time.sleep(seconds)
+            for _ in range(ENDS):
+                self.samples.append((self.done, held(self._pid)))
 
     def _one(self, planned: Planned) -> Outcome:
         """Send a case; again and again while there is no room, for then nobody has looked at it."""

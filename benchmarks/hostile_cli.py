@@ -21,6 +21,7 @@ from benchmarks.server_metrics import metrics_address, read_metrics
 from client.transport import parse_url
 from hmer.bundle import GRAPHS, load_bundle
 from hmer.console import sentences
+from model_repository.memory import PERIOD_S
 
 _WARM = 100_000_000  # numbers of the cases of the warm-up, which no other case has
 
@@ -48,6 +49,13 @@ _WARM = 100_000_000  # numbers of the cases of the warm-up, which no other case 
     help="Cases before memory is looked at: the first of each kind take theirs.",
 )
 @click.option(
+    "--rest",
+    type=click.FloatRange(min=0),
+    default=PERIOD_S + 5,
+    show_default=True,
+    help="Seconds without requests before memory is looked at: it is given back once a minute.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=60.0,
@@ -72,6 +80,7 @@ def hostile(
     concurrency: int,
     every: int,
     warm_up: int,
+    rest: float,
     timeout: float,
     only: tuple[str, ...],
     without: tuple[str, ...],
@@ -108,12 +117,16 @@ def hostile(
             warming = [p.later(_WARM) for p in plan(kinds, warm_up, seed + 1)]
             attack.run(warming, concurrency, max(warm_up, 1))
             attack.samples.clear()
+            attack.rest(rest)
         began = time.perf_counter()
         with click.progressbar(
             length=len(chosen), file=sys.stderr, hidden=not sys.stderr.isatty()
         ) as bar:
             attack.run(chosen, concurrency, every, bar.update)
-        report = report_of(attack, len(chosen), seed, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        if not only:
+            attack.rest(rest)
+        report = report_of(attack, len(chosen), seed, seconds)
     report = {"benchmark": "hostile", "machine": about, "warm_up": warm_up, **report}
     report["without"] = list(without)
     _show(report, attack, output, markdown, as_json)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hostile import Attack, Tally
+from benchmarks.hostile import ENDS, Attack, Tally
 from benchmarks.hostile_send import ANSWERED, CLOSED, LEFT, LOST, TIMEOUT
 from benchmarks.soak_watch import Held
 from hmer.tables import Table
@@ -16,7 +16,6 @@ from hmer.tables import Table
 # What memory may have grown by from the first samples to the last: the larger of the two.
 MAY_GROW, MAY_GROW_MB = 0.10, 40.0
 MAY_GROW_FDS = 16
-_ENDS = 3  # samples at each end
 _SHOWN = 20  # failures
 
 
@@ -24,7 +23,7 @@ def memory(samples: Sequence[tuple[int, Held]]) -> dict[str, Any] | None:
     """First and last figures (medians of a few samples) and the slope; ``None`` of too few."""
     if len(samples) < 2:
         return None
-    ends = min(_ENDS, len(samples) // 2)
+    ends = min(ENDS, len(samples) // 2)
     first, last = [h for _, h in samples[:ends]], [h for _, h in samples[-ends:]]
     done = [float(count) for count, _ in samples]
     slope = float(np.polyfit(done, [h.total_mb for _, h in samples], 1)[0])
@@ -55,7 +54,7 @@ def _median(part: Sequence[Held], of: Any) -> float:
 
 def memory_failures(found: Mapping[str, Any] | None) -> list[str]:
     """What has grown for good."""
-    if found is None or found["samples"] < 2 * _ENDS:
+    if found is None or found["samples"] < 2 * ENDS:
         return []
     failures = []
     first, last = found["first_mb"], found["last_mb"]
