@@ -27,7 +27,7 @@ from hmer.errors import (
     ServerError,
     ServerUnavailable,
 )
-from tests import fake_server
+from tests import fake_grpc, fake_http
 from tests.client_fixtures import Certificates, Fake, certificates, fake
 from tests.fake_server import Asked, Refusal, Script
 
@@ -41,7 +41,7 @@ def tls_server(wire: str, script: Script, certs: Certificates) -> Iterator[str]:
     if wire == "grpc":
         server = grpc.server(ThreadPoolExecutor(4))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            fake_server._Grpc(script), server
+            fake_grpc._Grpc(script), server
         )
         pair = (certs.key.read_bytes(), certs.certificate.read_bytes())
         port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
@@ -58,7 +58,7 @@ def tls_server(wire: str, script: Script, certs: Certificates) -> Iterator[str]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass
 
-    web = Server(("127.0.0.1", 0), fake_server._handler(script))
+    web = Server(("127.0.0.1", 0), fake_http._handler(script))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certs.certificate, certs.key)
     web.socket = context.wrap_socket(web.socket, server_side=True)
