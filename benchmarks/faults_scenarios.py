@@ -29,6 +29,7 @@ from benchmarks.served import ServedProcess
 from benchmarks.server_metrics import GAUGES, settled
 from hmer.bundle import ENCODER_FILE
 from hmer.contract import DECODE, ENCODER, RECOGNIZE, RECOGNIZE_STREAM
+from hmer.errors import HmerError
 
 Scenario = Callable[[Stage], Finding]
 _WORKERS = (RECOGNIZE, RECOGNIZE_STREAM, DECODE, ENCODER)
@@ -172,20 +173,35 @@ def versions(stage: Stage) -> Finding:
 
 
 def _clock(name: str, seconds: int) -> Scenario:
-    """The wall clock jumps by so many seconds, and stays there."""
+    """The wall clock jumps by so many seconds, and stays there.
+
+    Triton's Python backend waits with ``pthread_mutex_timedlock`` and ``sem_timedwait``, whose
+    deadlines libfaketime does not shift: by the kernel's clock those of a clock that is behind are
+    over at once. So a server is first started, without any jump, with the clock that is to be.
+    """
 
     def scenario(stage: Stage) -> Finding:
         library = faketime()
         if library is None:
             return Finding(name, missing="libfaketime is not installed: pip install libfaketime")
         file = stage.work / "clock"
-        file.write_text("+0", encoding="ascii")
         environment = {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(file.resolve()),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
+        file.write_text(f"{seconds:+d}", encoding="ascii")
+        try:
+            with ServedProcess(stage.repository, environment=environment):
+                pass
+        except HmerError as error:
+            return Finding(
+                name,
+                missing="libfaketime cannot show it: under it a server that is merely started with "
+                f"that clock ends, too ({str(error).partition(' Its log:')[0]})",
+            )
+        file.write_text("+0", encoding="ascii")
 
         def act(server: ServedProcess) -> None:
             file.write_text(f"{seconds:+d}", encoding="ascii")

@@ -25,7 +25,7 @@ from benchmarks.output import check_folder, write_json
 from benchmarks.repositories import Chosen, assemble
 from benchmarks.served import ServedProcess
 from benchmarks.simulation_calibrate import calibrate
-from benchmarks.simulation_questions import attainable, fit, replica_rows, validate
+from benchmarks.simulation_questions import at_pace, attainable, fit, replica_rows, validate
 from benchmarks.simulation_report import notes, tables
 from benchmarks.simulation_scaling import compare
 from benchmarks.simulation_times import ServiceTimes, read_document, read_times
@@ -202,8 +202,9 @@ def _measure(
 ) -> tuple[ServiceTimes, dict[str, Any]]:
     """Service times of a server that is started for it, and an open-loop load test of it.
 
-    How much the parts slow each other is fitted to the full server (the closed loop); the open
-    loops are what the simulation is held against.
+    The machine's speed during the test is taken from requests one at a time, and how much the
+    parts slow each other from the full server; the open loops are what the simulation is held
+    against.
     """
     loaded = load_bundle(bundle, GRAPHS)
     expressions = gather(data, form, limit or 60)
@@ -231,24 +232,32 @@ def _measure(
             say=say,
         )
 
-        def test(levels: list[Level], count: int) -> list[dict[str, Any]]:
-            found, _ = run_levels(
+        def test(level: Level, count: int) -> list[dict[str, Any]]:
+            figures, _ = run_levels(
                 server.grpc,
                 expressions,
-                levels * rounds,
+                [level],
                 requests=count,
                 timeout=120.0,
                 server=Server(server.pid),
                 on_level=lambda level: say(f"Load test: {level.name} ..."),
             )
-            by_level = [[one for one in found if one["level"] == v.value] for v in levels]
-            return [median_of(rounds) for rounds in by_level if rounds]  # but those left out
+            return figures  # none for a level that is too much here
 
         under_way = 2 * found["slots"]
-        full = test([Level(CLOSED, under_way)], max(len(expressions), 3 * under_way))
-        most = full[0]["throughput"]
-        known = fit(ServiceTimes.from_dict(found, "the measurement"), most, under_way)
-        levels = full + test([Level(OPEN, round(share * most, 2)) for share in shares], requests)
+        alone = (Level(CLOSED, 1), len(expressions))
+        full = (Level(CLOSED, under_way), max(len(expressions), 3 * under_way))
+        most = test(*full)[0]["throughput"]
+        opened = [(Level(OPEN, round(share * most, 2)), requests) for share in shares]
+        # In turns: a machine that is slower for a while is so for all levels.
+        turns = [[test(*one) for one in (alone, full, *opened)] for _ in range(rounds)]
+        levels = [
+            median_of([figures[0] for figures in level])
+            for level in zip(*turns, strict=True)
+            if all(level)
+        ]
+    measured = at_pace(found, levels[0]["latency_ms"]["p50"])
+    known = fit(measured, levels[1]["throughput"], under_way)
     tested = {"benchmark": "load", "machine": about, **conditions, "levels": levels}
     return known, tested
 

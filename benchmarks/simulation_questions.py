@@ -12,7 +12,7 @@ from benchmarks.load import CLOSED, OPEN
 from benchmarks.loops import poisson
 from benchmarks.simulation import Outcome, Sizes, run_closed, run_open
 from benchmarks.simulation_arrivals import bursty, draw
-from benchmarks.simulation_times import Kind, ServiceTimes
+from benchmarks.simulation_times import Kind, ServiceTimes, scaled
 from hmer.errors import BadParameter
 from hmer.tables import Table
 
@@ -67,6 +67,18 @@ def validate(times: ServiceTimes, measured: Mapping[str, Any], name: str) -> lis
             }
         )
     return found
+
+
+def at_pace(document: Mapping[str, Any], alone_ms: float) -> ServiceTimes:
+    """The times of ``document``, all by one factor, so that a request alone takes ``alone_ms``.
+
+    The parts were timed before the load test, and a machine that others share, or that grows warm,
+    is not as fast all the time. ``alone_ms``: the median of a closed loop of one.
+    """
+    times = ServiceTimes.from_dict(document, "the measurement")
+    kinds = _kinds(times, len(times.kinds), same=True)
+    found = run_closed(times, kinds, 1).figures()["latency_ms"]["p50"]
+    return ServiceTimes.from_dict(scaled(document, alone_ms / found), "the measurement")
 
 
 def fit(times: ServiceTimes, throughput: float, concurrency: int) -> ServiceTimes:

@@ -35,6 +35,11 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         for level in report["validation"]
         if level["kind"] == OPEN and level["error_percent"]["p95"] is not None
     ]
+    if (pace := report["service"].get("pace")) is not None:
+        found.append(
+            f"All parts were taken {pace:.2f} times as long as they were timed: fitted to requests "
+            "one at a time between the levels of the load test."
+        )
     if (speed := report["service"].get("shared_speed")) is not None:
         found.append(
             f"CPUs that are shared have {speed:.2f} of their speed: fitted to the closed loop of "

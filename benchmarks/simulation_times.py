@@ -197,6 +197,23 @@ class ServiceTimes:
             raise BadParameter(f"{name} has a size or a number of threads or rows below 1.")
 
 
+def scaled(document: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """A document of this kind in which all work takes ``factor`` times as long."""
+
+    def slower(entries: Sequence[Mapping[str, Any]], key: str = "ms") -> list[dict[str, Any]]:
+        return [{**entry, key: entry[key] * factor} for entry in entries]
+
+    encoder, step = document["encoder"], document["step"]
+    return {
+        **document,
+        "pace": factor * document.get("pace", 1.0),
+        "server_ms": document["server_ms"] * factor,
+        "encoder": {**encoder, "points": slower(encoder["points"])},
+        "step": {"join_ms": step["join_ms"] * factor, "points": slower(step["points"])},
+        "requests": slower(document["requests"], "front_ms"),
+    }
+
+
 def read_times(path: Path) -> ServiceTimes:
     """A document of this kind, or the one inside a result of ``hmer-bench simulate``.
 

@@ -1,6 +1,6 @@
 """What the commands of ``hmer-export`` share: blocks of options, and how they talk.
 
-Only click is imported here; ``--help`` must not wait for torch.
+Nothing heavier than click is imported here; ``--help`` must not wait for torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from export.repository_options import RepositoryOptions
 from hmer.console import Decorator, block
 from hmer.errors import MissingDependency
 
@@ -79,7 +80,7 @@ serving_options: Decorator = block(
     click.option(
         "--max-wait",
         type=click.IntRange(min=0),
-        default=100,
+        default=RepositoryOptions.max_wait_ms,
         show_default=True,
         help="Milliseconds of work ahead beyond which a full server refuses more; 0: only "
         "--max-queue bounds it.",

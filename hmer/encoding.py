@@ -38,6 +38,7 @@ from hmer.errors import (
     ServerUnavailable,
 )
 from hmer.overtaking import Overtaking
+from hmer.runtime import ONNXRUNTIME
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,19 @@ NICER = 5
 # A batch's pixels, padding included. Measured on one core: two pictures of 10,000 pixels in a
 # call take 5 % less time than in two calls; with 30,000 it is the same.
 BATCH_PIXELS = 24_000
+# Threads for each worker: on two cores two workers take so much from the decoder that formulas wait
+# for slots, where short ones cannot help it, and have twice the activations in memory.
+_THREADS_PER_WORKER, _MOST_WORKERS = 2, 4
+
+
+def workers_for(target: str, threads: int, wanted: int = 0) -> int:
+    """How many workers share a session of ``threads``; ``wanted`` of them if that is not 0.
+
+    One where calls take turns, as those of an OpenVINO runner do.
+    """
+    if target != ONNXRUNTIME:
+        return 1
+    return wanted or max(1, min(threads // _THREADS_PER_WORKER, _MOST_WORKERS))
 
 
 @dataclass(eq=False)

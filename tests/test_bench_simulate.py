@@ -16,6 +16,7 @@ from benchmarks.loops import poisson
 from benchmarks.simulate_cli import median_of
 from benchmarks.simulation import run_closed, run_open
 from benchmarks.simulation_questions import (
+    at_pace,
     capacity,
     fit,
     replicas_for,
@@ -85,6 +86,18 @@ def test_the_same_trace_is_predicted_exactly() -> None:
     }  # fmt: skip
     (level,) = validate(known, measured, "load.json")
     assert level["error_percent"] == {"throughput": 0.0, "p50": 0.0, "p95": 0.0}
+
+
+def test_all_parts_take_as_long_as_a_request_alone_shows() -> None:
+    before = document()
+    usual = run_closed(times(), times().kinds, 1).figures()["latency_ms"]
+    slow = at_pace(before, 2 * usual["p50"])
+    found = run_closed(slow, slow.kinds, 1).figures()["latency_ms"]
+    for name, value in usual.items():
+        assert found[name] == pytest.approx(2 * value)
+    assert slow.about["pace"] == pytest.approx(2.0)
+    assert at_pace(slow.about, usual["p50"]).about["pace"] == pytest.approx(1.0)
+    assert before == document()
 
 
 def test_the_shared_speed_is_fitted_to_a_full_server() -> None:

@@ -40,9 +40,7 @@ def tls_server(wire: str, script: Script, certs: Certificates) -> Iterator[str]:
     """The fake server behind TLS."""
     if wire == "grpc":
         server = grpc.server(ThreadPoolExecutor(4))
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            fake_grpc._Grpc(script), server
-        )
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake_grpc._Grpc(script), server)
         pair = (certs.key.read_bytes(), certs.certificate.read_bytes())
         port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
         server.start()

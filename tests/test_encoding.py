@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue
+from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue, workers_for
 from hmer.errors import (
     BadParameter,
     DeadlineExceeded,
@@ -214,3 +214,11 @@ def test_one_that_is_wrong_joins_no_batch(wrong: str) -> None:
         waiting.submit(box.job)
     assert waiting.take() == [good.job, other.job]
     assert waiting.take() == [bad.job]
+
+
+def test_how_many_workers() -> None:
+    assert [workers_for("onnxruntime", threads) for threads in (1, 2, 3, 4, 8, 64)] == [
+        *(1, 1, 1, 2, 4, 4)
+    ]
+    assert workers_for("onnxruntime", 2, wanted=3) == 3
+    assert workers_for("openvino", 8) == workers_for("openvino", 8, wanted=3) == 1

@@ -16,10 +16,15 @@ from tests.e2e_fixtures import need_embedded
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])
+def _deaf() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize("in_background", [False, True])
 def test_a_signal_ends_its_server_too(
-    tiny_graphs: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tiny_graphs: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_background: bool
 ) -> None:
+    """``in_background``: as a shell's ``&`` starts it, deaf to Ctrl-C."""
     psutil: Any = pytest.importorskip("psutil")
     need_embedded()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -27,7 +32,12 @@ def test_a_signal_ends_its_server_too(
     command += ["--bundle", str(tiny_graphs.folder), "--capacity", "10"]
     command += ["--repository-options", "--target onnxruntime", "--limit", "2"]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_deaf if in_background else None,
     )
     try:
         assert process.stderr is not None
@@ -38,7 +48,7 @@ def test_a_signal_ends_its_server_too(
             said += line
         below = psutil.Process(process.pid).children(recursive=True)
         assert any(child.name() == "tritonserver" for child in below)
-        process.send_signal(number)
+        process.terminate()
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()

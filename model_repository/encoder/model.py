@@ -13,10 +13,10 @@ import triton_python_backend_utils as pb_utils
 
 from hmer.bundle import ENCODER_FILE
 from hmer.contract import ENCODER, IMAGE, SIZE
-from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue, step_back
+from hmer.encoding import BATCH_PIXELS, EncodeJob, EncodeQueue, step_back, workers_for
 from hmer.encoding import Tensors as Encoded
 from hmer.errors import BadParameter, HmerError, InferenceFailed
-from hmer.runtime import ONNXRUNTIME, thread_count
+from hmer.runtime import thread_count
 from hmer.serving import GraphParameters
 from model_repository.graph import GraphModel, Tensors
 from model_repository.triton import (
@@ -29,9 +29,6 @@ from model_repository.triton import (
     response,
 )
 
-# Threads for each worker: on two cores two workers take so much from the decoder that formulas wait
-# for slots, where short ones cannot help it, and have twice the activations in memory.
-THREADS_PER_WORKER, MAX_WORKERS = 2, 4
 # Heights and widths that are run before the first request: a short formula, a common one, a
 # fraction. Each takes some 10 ms, or 50 where the runtime prepares its operators for a new size.
 WARM_UP = ((64, 128), (96, 256), (128, 384))
@@ -55,13 +52,10 @@ class TritonPythonModel(GraphModel):
             loader.submit(self._load, args).result()
         parameters = model_parameters(args, GraphParameters)
         if parameters.max_queue:
-            share = thread_count(parameters.threads) // THREADS_PER_WORKER
-            workers = parameters.workers or max(1, min(share, MAX_WORKERS))
-            if parameters.target != ONNXRUNTIME:
-                workers = 1  # calls of an OpenVINO runner take turns
+            threads = thread_count(parameters.threads)
             self.queue = EncodeQueue(
                 self._infer,
-                workers=workers,
+                workers=workers_for(parameters.target, threads, parameters.workers),
                 max_queue=parameters.max_queue,
                 batch_pixels=parameters.batch_pixels or BATCH_PIXELS,
             )
