@@ -4,15 +4,15 @@
 
     arrive -> front (workers) -> encoder queue, workers -> slots, decode loop -> answered
 
-What a request waits for is the product's own: ``room.Room`` decides who gets in, pictures are read
+What a request waits for is the product's own: ``hmer.room`` decides who gets in, pictures are read
 two at a time, the encoder's queue is ``hmer.encoding``'s, with its overtaking and its batches of
 one size class; the decode loop admits to free slots before every call, a call brings ``k`` tokens
-to all rows at once, and its time depends on their number.
+to all rows at once, and its time depends on their number and the positions of their features.
 Reading, encoding, decoding and the rest of the server compete for the replica's CPUs
 (``simulation_cpu``). Equal seeds give equal runs.
 
-Left out: the network between client and server, beams, priorities, deadlines, answers from the
-cache, callers that try again, what other programs take of the machine.
+Left out: rows padded to their neighbours, the network, beams, priorities, deadlines, the cache of
+answers, callers that try again, what other programs take of the machine.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from benchmarks.simulation_times import Kind, ServiceTimes
 from export.config import LEAST_FULL
 from hmer.encoding import NICER, EncodeJob, EncodeQueue, Tensors
 from hmer.errors import BadParameter, HmerError, Overloaded
+from hmer.room import Room
 from hmer.serving import INTERACTIVE, MAX_WORKERS
-from model_repository.recognize.room import Room
 
 if TYPE_CHECKING:
     import simpy
@@ -114,8 +114,7 @@ class Replica:
         self._front: simpy.Resource = simulation_library().Resource(env, front)
         self._readers: simpy.Resource = simulation_library().Resource(env, _READERS)
         self._most = front + times.max_queue
-        full = max(LEAST_FULL, sizes.slots)
-        self._room = Room(full, times.max_wait_s, lambda: float(env.now))
+        self._room = Room(max(LEAST_FULL, sizes.slots), times.max_wait_s, lambda: float(env.now))
         self._queue = _Queue(
             _never,
             workers=sizes.workers,
@@ -211,7 +210,8 @@ class Replica:
                 active.append((request, done))
                 joins += 1
             self.slots_in_use.set(len(active))
-            seconds = self._times.step_s(len(active), joins)
+            positions = sum(request.kind.positions for request, _ in active)
+            seconds = self._times.step_s(len(active), joins, positions)
             yield self.cpus.work(one_cpu(seconds))
             for request, done in active:
                 request.left -= self._sizes.k

@@ -21,6 +21,7 @@ from benchmarks.repositories import Chosen
 from benchmarks.simulation_times import KIND, VERSION
 from hmer import contract
 from hmer.bundle import ENCODER_FILE, STEP_FILE, Bundle
+from hmer.decode_types import EncodedImage
 from hmer.encoding import BATCH_PIXELS, workers_for
 from hmer.errors import HmerError, InferenceFailed
 from hmer.preprocess import load, to_batch
@@ -136,6 +137,7 @@ def _requests(
                 kinds.append(
                     {
                         **{"height": int(height), "width": int(width), "tokens": found[0][2]},
+                        "positions": int(height * width) // bundle.sizes.stride**2,
                         "front_ms": statistics.median(front for _, front, _ in found),
                     }
                 )
@@ -202,11 +204,15 @@ def _feed(image: Any, size: Any) -> dict[str, Any]:
 def _step(
     bundle: Bundle, chosen: Chosen, images: Sequence[Any], slots: int, threads: int, budget: float
 ) -> tuple[list[dict[str, Any]], float]:
-    """Milliseconds of a step by rows; what a formula's joining adds."""
+    """Milliseconds of a step by rows and positions; what a formula's joining adds."""
     points: list[dict[str, Any]] = []
     joins: list[float] = []
+    by_size = sorted(images, key=_positions)
+    sizes = {
+        _positions(image): image for image in (by_size[0], by_size[len(images) // 2], by_size[-1])
+    }
     with open_runner(chosen.step_target, bundle.file(STEP_FILE), threads) as runner:
-        for rows in sorted({min(rows, slots) for rows in ROWS}):
+        for rows, image in itertools.product(sorted({min(r, slots) for r in ROWS}), sizes.values()):
             step = SlotStep(
                 runner.infer, bundle.sizes, slots, **batches_for(chosen.step_target, slots, False)
             )
@@ -215,12 +221,17 @@ def _step(
             for _ in range(_PASSES):
                 for slot in taken:
                     step.release(slot)
-                    step.admit(slot, images[slot % len(images)])
+                    step.admit(slot, image)
                 began = time.perf_counter()
                 step.step(taken)
                 first.append(time.perf_counter() - began)
                 usual.append(median_seconds(partial(step.step, taken), budget / _PASSES))
             ms = statistics.median(usual) * 1e3
-            points.append({"rows": rows, "ms": ms})
+            points.append({"rows": rows, "positions": rows * _positions(image), "ms": ms})
             joins.append(max(0.0, statistics.median(first) * 1e3 - ms) / rows)
     return points, statistics.median(joins)
+
+
+def _positions(image: EncodedImage) -> int:
+    height, width = image.values.shape[:2]
+    return int(height * width)

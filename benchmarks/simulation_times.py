@@ -7,10 +7,12 @@ written by hand for a machine that is not here, such as one with a GPU::
      "slots": 16, "max_queue": 256, "k": 4, "server_ms": 4.0,
      "encoder": {"workers": 1, "batch_pixels": 24000,
                  "points": [{"threads": 2, "batch": 1, "height": 64, "width": 256, "ms": 9.5}]},
-     "step": {"join_ms": 0.1, "points": [{"rows": 1, "ms": 1.5}]},
-     "requests": [{"height": 64, "width": 256, "tokens": 12, "front_ms": 3.0}]}
+     "step": {"join_ms": 0.1, "points": [{"rows": 1, "positions": 64, "ms": 1.5}]},
+     "requests": [{"height": 64, "width": 256, "positions": 64, "tokens": 12, "front_ms": 3.0}]}
 
-``cpus`` 0: a device of its own, whose calls do not compete with the rest of the server for CPUs.
+``positions``: of features, of all rows of a call, or of a request; without them a step's time
+depends on the number of its rows alone. ``cpus`` 0: a device of its own, whose calls do not compete
+with the rest of the server for CPUs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hmer.errors import BadParameter, MissingInput
 
@@ -33,12 +36,16 @@ KIND, VERSION = "service", 1
 
 @dataclass(frozen=True)
 class Kind:
-    """One real request: its padded picture in pixels, tokens with ``<eos>``, and reading it."""
+    """One real request: its padded picture in pixels, tokens with ``<eos>``, and reading it.
+
+    ``positions``: of its features, 0 where they were not measured.
+    """
 
     height: int
     width: int
     tokens: int
     front_s: float
+    positions: int = 0
 
     @property
     def pixels(self) -> int:
@@ -77,7 +84,7 @@ class ServiceTimes:
     workers: int
     batch_pixels: int
     points: tuple[EncoderPoint, ...]
-    steps: tuple[tuple[int, float], ...]  # rows, seconds a call
+    steps: tuple[tuple[int, int, float], ...]  # rows, feature positions, seconds a call
     join_s: float
     kinds: tuple[Kind, ...]
     shared_speed: float = 1.0
@@ -111,12 +118,36 @@ class ServiceTimes:
         """
         return _encode_s(self, pixels, batch, self.threads if cpus is None else cpus)
 
-    def step_s(self, rows: int, joins: int = 0) -> float:
-        """Seconds of a call of the step with ``rows`` formulas, of which ``joins`` are new."""
-        known, seconds = zip(*self.steps, strict=True)
+    @cached_property
+    def _step_line(self) -> NDArray[np.float64] | None:
+        """``a, b, c >= 0`` of a call's seconds ``a + b * rows + c * positions``, if measured."""
+        if not all(positions for _, positions, _ in self.steps):
+            return None
+        design = np.array([(1, rows, positions) for rows, positions, _ in self.steps], np.float64)
+        seconds = np.array([found for _, _, found in self.steps])
+        if not seconds.min() > 0:
+            return None
+        line, used = np.zeros(3), [0, 1, 2]
+        while used:  # each call by its own size; a term that would be negative is left out
+            weighed = design[:, used] / seconds[:, None]
+            found, *_ = np.linalg.lstsq(weighed, np.ones(len(seconds)), rcond=None)
+            if found.min() >= 0:
+                line[used] = found
+                break
+            del used[int(found.argmin())]
+        return line
+
+    def step_s(self, rows: int, joins: int = 0, positions: int = 0) -> float:
+        """Seconds of a call of the step with ``rows`` formulas, of which ``joins`` are new.
+
+        ``positions``: of the features of all rows; of use where calls of several were measured.
+        """
+        if positions and (line := self._step_line) is not None:
+            return float(line @ (1, rows, positions)) + joins * self.join_s
+        known, _, seconds = zip(*self.steps, strict=True)
         if rows > known[-1]:  # the last two points' slope, or proportional to one point
-            before = self.steps[-2] if len(known) > 1 else (0, 0.0)
-            slope: float = (seconds[-1] - before[1]) / (known[-1] - before[0])
+            before = (known[-2], seconds[-2]) if len(known) > 1 else (0, 0.0)
+            slope: float = (seconds[-1] - before[1]) / max(1, known[-1] - before[0])
             found = float(seconds[-1]) + max(0.0, slope) * (rows - known[-1])
         else:
             found = float(np.interp(rows, known, seconds))
@@ -147,7 +178,12 @@ class ServiceTimes:
                 int(encoder["workers"]),
                 int(encoder["batch_pixels"]),
                 tuple(EncoderPoint(**point) for point in encoder["points"]),
-                tuple(sorted((int(p["rows"]), float(p["ms"]) / 1e3) for p in step["points"])),
+                tuple(
+                    sorted(
+                        (int(p["rows"]), int(p.get("positions", 0)), float(p["ms"]) / 1e3)
+                        for p in step["points"]
+                    )
+                ),
                 float(step["join_ms"]) / 1e3,
                 tuple(
                     Kind(
@@ -155,6 +191,7 @@ class ServiceTimes:
                         int(r["width"]),
                         int(r["tokens"]),
                         float(r["front_ms"]) / 1e3,
+                        int(r.get("positions", 0)),
                     )
                     for r in found["requests"]
                 ),
@@ -179,7 +216,7 @@ class ServiceTimes:
                 raise BadParameter(f"{name} has no {what}.")
         figures = [
             *(p.ms for p in self.points),
-            *(s for _, s in self.steps),
+            *(s for _, _, s in self.steps),
             *(k.front_s for k in self.kinds),
             *(self.server_s, self.join_s, self.ready_s, self.max_wait_s),
         ]
@@ -190,7 +227,7 @@ class ServiceTimes:
         whole = [
             *(self.slots, self.max_queue, self.k, self.workers, self.cpus + 1, self.batch_pixels),
             *(min(p.threads, p.batch, p.height, p.width) for p in self.points),
-            *(rows for rows, _ in self.steps),
+            *(rows for rows, _, _ in self.steps),
             *(min(k.height, k.width, k.tokens) for k in self.kinds),
         ]
         if min(whole) < 1:

@@ -106,7 +106,7 @@ class RecognizeParameters:
     ``workers``: requests that are on their way through the models at a time; ``max_queue``: those
     that may wait for that, and above it requests are refused. ``full``: pictures in the server at
     which it is full, and ``max_wait_ms``: beyond that they are refused unless those ahead are done
-    so soon (``model_repository.recognize.room``); 0: only ``max_queue`` bounds them.
+    so soon (``hmer.room``); 0: only ``max_queue`` bounds them.
     ``max_tokens`` as of ``decode``. ``encoder``, ``decode``: the parameters of these models, as
     JSON, where ``recognize`` holds them in its own process; empty where they are served.
     ``through``: the model that holds them, for its twin.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_m_m_1() -> None:
     class Exponential(ServiceTimes):
         """One slot, one call a request, of random duration: the decode loop is the server."""
 
-        def step_s(self, rows: int, joins: int = 0) -> float:
+        def step_s(self, rows: int, joins: int = 0, positions: int = 0) -> float:
             return float(random.exponential(0.01))
 
     base = only_encoder(64, 0.0)
@@ -278,6 +279,26 @@ def test_times_between_what_was_measured() -> None:
     assert known.step_s(8) == pytest.approx(0.0024)
     assert known.step_s(15) == pytest.approx(0.0038)
     assert known.step_s(1, joins=2) == pytest.approx(0.0012)
+
+
+def test_a_step_takes_as_long_as_its_rows_are_large() -> None:
+    points = [
+        {"rows": rows, "positions": rows * size, "ms": 0.5 + 0.2 * rows + 0.01 * rows * size}
+        for rows in (1, 4, 16)
+        for size in (40, 200, 600)
+    ]
+    known = times(step={"join_ms": 0.1, "points": points})
+    assert known.step_s(2, positions=400) == pytest.approx(0.0049)
+    assert known.step_s(16, joins=1, positions=9600) == pytest.approx(0.0998)
+    requests = [{"height": 64, "width": 64, "tokens": 4, "front_ms": 0.0, "positions": 100}]
+    alone = replace(known, server_s=0.0, kinds=times(requests=requests).kinds)
+    (request,) = run_closed(alone, list(alone.kinds), 1).requests
+    assert request.latency == pytest.approx(0.010 + 0.0017 + 0.0001)
+    # What would be negative is left out: bigger is never faster.
+    odd = times(step={"join_ms": 0.0, "points": [
+        {"rows": 1, "positions": 100, "ms": 2.0}, {"rows": 1, "positions": 200, "ms": 1.0},
+    ]})  # fmt: skip
+    assert odd.step_s(1, positions=300) >= odd.step_s(1, positions=100) > 0
 
 
 @pytest.mark.parametrize(

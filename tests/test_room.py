@@ -6,7 +6,7 @@ import pytest
 
 from client.retry import Deadline, Retrier, Retry
 from hmer.errors import Overloaded, from_wire
-from model_repository.recognize.room import BURST_S, Room
+from hmer.room import BURST_S, Room
 
 
 class Clock:

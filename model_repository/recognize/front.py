@@ -15,11 +15,11 @@ from typing import Protocol
 
 from hmer.errors import Cancelled, DeadlineExceeded, HmerError, InferenceFailed
 from hmer.priority import PriorityLine
+from hmer.room import Room
 from hmer.serving import MAX_PENDING_BYTES
 from model_repository.publisher import Value
 from model_repository.recognize.cache import Answer, AnswerCache, key_of
 from model_repository.recognize.job import Job
-from model_repository.recognize.room import Room
 from model_repository.recognize.stats import FrontStats
 
 _log = logging.getLogger(__name__)

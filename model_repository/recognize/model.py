@@ -14,6 +14,7 @@ import triton_python_backend_utils as pb_utils
 from hmer import contract, limits
 from hmer.bundle import Bundle
 from hmer.errors import HmerError, InferenceFailed
+from hmer.room import Room
 from hmer.serving import CACHE_VARIABLE, REPLY, RecognizeParameters, cache_bytes
 from model_repository.decode.metrics import recognize_metrics
 from model_repository.recognize.cache import AnswerCache
@@ -21,7 +22,6 @@ from model_repository.recognize.front import Front, Way
 from model_repository.recognize.job import Job, job_of
 from model_repository.recognize.request_log import open_request_log
 from model_repository.recognize.road import Road
-from model_repository.recognize.room import Room
 from model_repository.recognize.through import Through
 from model_repository.reply import from_inside, knows_its_own
 from model_repository.tracing import open_tracing
