@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +99,19 @@ def test_streams_beams_looks_and_attention(running: EmbeddedServer, tiny_graphs:
             assert (parts[-1].tokens, parts[-1].score) == (whole.tokens, whole.score)
         looks = [r.recognize(PICTURES[2], looks=4, max_tokens=20).tokens for r in (served, local)]
         assert looks[0] == looks[1]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("more", [{"beam": 3, "length_penalty": 0.7}, {"triton_x": 2**64}])
+def test_a_stream_with_a_fraction_over_http(running: EmbeddedServer, more: dict[str, Any]) -> None:
+    """Triton makes a fraction of a whole number beyond 64 bits, too."""
+    strokes = "[[[0, 0], [20, 40]], [[20, 0], [0, 40]]]"
+    body = json.dumps({"input": strokes, "max_tokens": 8, **more}).encode()
+    url = f"{running.endpoints.http}/v2/models/recognize_stream/generate_stream"
+    with urllib.request.urlopen(urllib.request.Request(url, body)) as response:
+        said = response.read().decode("utf-8")
+    assert "latex" in said, said
+    assert "error" not in said
 
 
 @pytest.mark.e2e
