@@ -184,7 +184,7 @@ def figures(soak: Soak, metrics: str | None) -> dict[str, Any]:
         left = {name: page[name] for name in IDLE if name in page}
     verdicts = {name: _flat(drifts[name], GROWTH) for name in ("memory_mb", "fds", "shm_mb")}
     verdicts |= {name: _flat(drifts[name], SLOWER) for name in ("p50_ms", "p95_ms")}
-    verdicts["room for all but 2 %"] = refused <= FULL_SHARE
+    verdicts[f"room for all but {FULL_SHARE * 100:g} %"] = refused <= FULL_SHARE
     verdicts["every outcome as expected"] = wrong == 0 and bool(series)
     verdicts["nothing left in the server"] = not any(left.values()) if left else None
     return {
