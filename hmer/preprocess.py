@@ -24,11 +24,14 @@ from hmer.pictures import MAX_INPUT_PIXELS as MAX_INPUT_PIXELS
 from hmer.pictures import MIN_INPUT_SIDE as MIN_INPUT_SIDE
 from hmer.pictures import decode_image as decode_image
 from hmer.preprocess_settings import PreprocessSettings as PreprocessSettings
+from hmer.small import doubled, enlarged
 
 Gray = NDArray[np.uint8]
 
 MIN_CONTRAST = 24  # grey levels between paper and ink
 INK_LEVEL = 64  # of 255: a brighter pixel is ink
+SMALL_HEIGHT = 40.0  # pixels: lower writing is measured again, between its pixels
+_SMALL_INK_LEVEL = 80  # the same there, where strokes that nearly touch have a gap
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text in it begins
 
 
@@ -104,7 +107,12 @@ def typical_height(ink_levels: Gray) -> float:
     A picture of thin horizontal bars alone is measured by its pen width instead: writing
     is not lower than five pen widths.
     """
-    mask = (ink_levels >= INK_LEVEL).astype(np.uint8)
+    height = _height(ink_levels, INK_LEVEL)
+    return height if height >= SMALL_HEIGHT else _height(doubled(ink_levels), _SMALL_INK_LEVEL) / 2
+
+
+def _height(ink_levels: Gray, ink_level: int) -> float:
+    mask = (ink_levels >= ink_level).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     heights = stats[1:count, cv2.CC_STAT_HEIGHT].astype(np.float64)
     mean = float(heights[heights >= 0.1 * heights.max()].mean())
@@ -160,8 +168,11 @@ def scale_to(measured: Measured, settings: PreprocessSettings, zoom: float = 1.0
         (settings.max_pixels / ((height + border) * (width + border))) ** 0.5,
     )
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    method = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
-    resized = cv2.resize(levels, (new_width, new_height), interpolation=method)
+    if new_height >= height and new_width >= width:
+        resized = enlarged(levels, (new_height, new_width))
+    else:
+        smaller = cv2.resize(levels, (new_width, new_height), interpolation=cv2.INTER_AREA)
+        resized = np.asarray(smaller, np.uint8)
     # Thin lines fade when they are scaled down: bring the ink back to full level.
     inked = resized[resized >= 16]
     if inked.size:

@@ -5,8 +5,9 @@ find the picture that, enlarged as this one was, gives this one. Where the metho
 cubic or Lanczos, of OpenCV or Pillow, by a whole number) it comes back to the last grey level but
 one. Which method it was, a small part of the picture tells.
 
-Small writing is left as small as it is: doubling it the same way kept more answers of pictures
-that had been reduced, and cost four points of ExpRate on pictures that people had made small.
+Small writing is left as it is (``hmer.small`` brings it to size): doubling it the same way kept
+more answers of pictures that had been reduced, and cost four points of ExpRate on pictures that
+people had made small.
 """
 
 from __future__ import annotations

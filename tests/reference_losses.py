@@ -47,4 +47,5 @@ def compute(
     mask = mask & batch.symbols.flatten(1).any(1)[:, None, None]
     loss = F.binary_cross_entropy_with_logits(ink, batch.symbols.float(), reduction="none").sum(1)
     cells = batch.symbols.any(1) & mask
-    return Losses(label, attended, (loss * mask).sum() / cells.sum().clamp_min(1), accuracy)
+    symbols = (loss * mask).sum() / cells.sum().clamp_min(1)
+    return Losses(label, attended, symbols, label.new_zeros(()), accuracy)

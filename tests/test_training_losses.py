@@ -109,7 +109,7 @@ def test_a_batch_without_rows_has_no_loss_and_zero_gradients() -> None:
     found = losses.Objective(model, head, losses.drawn_as_matrix(VOCABULARY), 0.1)(
         empty, losses.packing_of(empty)
     )
-    assert [value.item() for value in found] == [0.0] * 4
+    assert [value.item() for value in found] == [0.0] * 5
     (found.label + found.attention + found.symbols).backward()
     assert not any(gradient.any() for gradient in gradients(model, head).values())
 

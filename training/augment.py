@@ -34,6 +34,9 @@ class AugmentSettings:
     stroke_shift: float = 0.02
     wobble: float = 0.03
     pens: tuple[int, ...] = (2, 3, 3, 4, 4, 5, 6)
+    degraded: float = 0.0
+    jitter: float = 0.0
+    moved: bool = False
 
     def times(self, factor: float) -> AugmentSettings:
         """The same with ``factor`` times the stretch, slant, rotation and distortions."""

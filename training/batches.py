@@ -49,8 +49,8 @@ Variation = Callable[
 class Job(NamedTuple):
     """One batch to make: this process's ``indices`` of a batch of the epoch's plan.
 
-    ``rows`` is the batch of all processes together; ``after`` are epoch and batch that come
-    next; ``nothing`` asks for a batch without rows.
+    ``rows`` is the batch of all processes together, each view a row; ``after`` are epoch and
+    batch that come next; ``nothing`` asks for a batch without rows.
     """
 
     epoch: int
@@ -88,10 +88,10 @@ class Planner:
         plans = plan_epoch(
             [self.sizes[i] for i in chosen],
             (low * shrink, high * shrink),
-            self.settings.pixels,
-            self.settings.limit,
+            max(1, self.settings.pixels // self.settings.views),
+            max(1, self.settings.limit // self.settings.views),
             np.random.default_rng((self.settings.seed, epoch)),
-            *((few_sizes, ROWS) if self.settings.few_shapes else ()),
+            *((few_sizes, ROWS // self.settings.views) if self.settings.few_shapes else ()),
         )
         return [Plan([chosen[i] for i in plan.indices], plan.zoom) for plan in plans]
 
@@ -107,7 +107,7 @@ class Planner:
                     epoch,
                     own or (indices[0],),
                     zoom,
-                    len(indices),
+                    len(indices) * self.settings.views,
                     (epoch, position + 1) if position + 1 < len(plans) else (epoch + 1, 0),
                     not own,
                 )
@@ -124,9 +124,10 @@ class BatchMaker(Dataset[Any]):
         seed: int,
         variation: Variation | None = None,
         few_shapes: bool = False,
+        views: int = 1,
     ) -> None:
         self.renderer, self.examples, self.seed = renderer, examples, seed
-        self.variation = variation
+        self.variation, self.views = variation, views
         self.sizes = few_sizes if few_shapes else size_class
         self._vary: Callable[[Example, np.random.Generator], Example] | None = None
 
@@ -134,7 +135,10 @@ class BatchMaker(Dataset[Any]):
         return {**self.__dict__, "_vary": None}  # every process builds its own
 
     def make(self, job: Job) -> Batch:
-        """The batch, rows sorted by the length of their label: longest first."""
+        """The batch, rows sorted by the length of their label: longest first.
+
+        The ``views`` of an example are neighbours.
+        """
         if self.variation and self._vary is None:
             self._vary = self.variation(self.examples)
         samples = []
@@ -143,7 +147,7 @@ class BatchMaker(Dataset[Any]):
             example = self.examples[index]
             if self._vary:
                 example = self._vary(example, rng)
-            samples.append(self.renderer.render(example, rng, job.zoom))
+            samples += self.renderer.views(example, rng, job.zoom, self.views)
         samples.sort(key=lambda sample: -len(sample.ids))
         settings, size = self.renderer.settings, len(self.renderer.vocabulary)
         batch = collate(samples, size, settings.multiple, self.sizes)

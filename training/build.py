@@ -123,6 +123,8 @@ def build_run(options: dict[str, Any]) -> Run:
         curriculum=SHORT_FIRST if options["curriculum"] else (),
         attention_weight=options["attention_weight"],
         symbols_weight=options["symbols_weight"],
+        consistency=options["consistency"],
+        freeze_norm=options["freeze_norm"],
         workers=options["workers"],
         compile=options["compile_"],
         few_shapes=options["few_shapes"],
@@ -192,7 +194,14 @@ def _augmentation(options: dict[str, Any]) -> AugmentSettings:
         pens = ()
     if not pens or not 1 <= min(pens) <= max(pens) <= 50:
         raise BadParameter("--pens must be whole numbers of pixels from 1 to 50: 2,3,3,4.")
-    return AugmentSettings(zoom=(low, high), pens=pens).times(options["distortion"])
+    usual = AugmentSettings(
+        zoom=(low, high),
+        pens=pens,
+        degraded=options["degrade"],
+        jitter=options["jitter"],
+        moved=options["jitter"] > 0,
+    )
+    return usual.times(options["distortion"])
 
 
 def _integers(text: str, option: str, count: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Training data: the held-out split, rendering, batches of like size."""
+"""Training data: the held-out split, batches of like size."""
 
 from __future__ import annotations
 
@@ -9,25 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hmer import ink
-from hmer.errors import DatasetError, HmerError
-from hmer.preprocess import (
-    Gray,
-    Prepared,
-    PreprocessSettings,
-    decode_image,
-    prepare,
-    preprocess,
-    size_class,
-    to_batch,
-)
-from hmer.vocab import EOS_ID, PAD_ID, UnknownToken, Vocabulary
-from training.augment import AugmentSettings, Drawn, augment
-from training.augment_image import augment_picture
-from training.examples import Example, Picture
+from hmer.preprocess import PreprocessSettings, size_class, to_batch
+from hmer.vocab import EOS_ID, PAD_ID
+from training.examples import Example
+from training.render import Renderer, Sample
 from training.sources import pack_of, read_pack
 
 __all__ = [
@@ -90,100 +78,6 @@ def split_by_writer_and_label(
     labels = {example.tokens for example in held_out}
     train = [e for e in examples if e.writer not in writers and e.tokens not in labels]
     return Split(train, held_out)
-
-
-class Sample(NamedTuple):
-    """A rendered example: ``image`` uint8 (H, W), ``ids`` without specials, ink per cell.
-
-    ``cells`` int32 (n, 3): symbol class id, row, column of every feature cell with ink of
-    a symbol; empty where the segmentation is unknown.
-    """
-
-    image: NDArray[np.uint8]
-    ids: list[int]
-    cells: NDArray[np.int32]
-
-
-class Renderer:
-    """Examples to samples through the project's one preprocessing."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, settings: PreprocessSettings, augmentation: AugmentSettings
-    ) -> None:
-        self.vocabulary = vocabulary
-        self.settings = settings
-        self.augmentation = augmentation
-
-    def plain(self, example: Example) -> NDArray[np.uint8]:
-        """The image that serving makes of the same ink or picture: no change, no label needed."""
-        gray = _read(example.picture) if example.picture else ink.render(example.strokes)
-        return preprocess(gray, self.settings)
-
-    def render(self, example: Example, rng: np.random.Generator, zoom: float = 1.0) -> Sample:
-        """Render ``example`` with random changes; ``zoom`` is the scale augmentation.
-
-        Raises ``DatasetError`` for a token that the vocabulary lacks, or a picture that can no
-        longer be read.
-        """
-        if example.picture:
-            gray = augment_picture(_read(example.picture), self.augmentation, rng)
-            image = prepare(gray, self.settings, zoom).image
-            return Sample(image, self._ids(example), np.zeros((0, 3), np.int32))
-        placed = ink.place(example.strokes)
-        drawn = augment(placed, self.augmentation, rng, ink.STROKE_HEIGHT)
-        low = np.concatenate(drawn.strokes).min(axis=0)
-        drawn = Drawn([s - low + np.float32(ink.MARGIN) for s in drawn.strokes], drawn.pen)
-        prepared = prepare(ink.draw(drawn.strokes, drawn.pen), self.settings, zoom)
-        cells = self._cells(example, drawn.strokes, prepared)
-        return Sample(prepared.image, self._ids(example), cells)
-
-    def _ids(self, example: Example) -> list[int]:
-        try:
-            return self.vocabulary.encode(example.tokens)
-        except UnknownToken as error:
-            where = f" ({example.where})" if example.where else ""
-            raise DatasetError(f"{example.name}{where}: {error}") from error
-
-    def _cells(
-        self, example: Example, strokes: Sequence[ink.Stroke], prepared: Prepared
-    ) -> NDArray[np.int32]:
-        stride = self.settings.multiple
-        rows, columns = (length // stride for length in prepared.image.shape)
-        owner = np.zeros(len(strokes), np.int64)  # the symbol of each stroke; 0: none
-        for symbol, indices in example.segments:
-            if symbol in self.vocabulary:
-                owner[list(indices)] = self.vocabulary.encode([symbol])[0]
-        points, stroke = _dense(strokes)
-        points = (points - prepared.origin) * prepared.scale + prepared.margin
-        x, y = (points / stride).astype(np.int64).T
-        x, y = x.clip(0, columns - 1), y.clip(0, rows - 1)
-        keys = np.unique((owner[stroke] * rows + y) * columns + x)
-        symbols, places = np.divmod(keys, rows * columns)
-        cells = np.column_stack([symbols, places // columns, places % columns])
-        found: NDArray[np.int32] = cells[symbols > 0].astype(np.int32)
-        return found
-
-
-def _read(picture: Picture) -> Gray:
-    try:
-        return decode_image(picture.path.read_bytes())
-    except (HmerError, OSError) as error:
-        raise DatasetError(
-            f"{picture.path} could be read before and now cannot: {error} Restore it and start "
-            "again; the run goes on where it was saved."
-        ) from error
-
-
-def _dense(strokes: Sequence[ink.Stroke]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Points every few pixels along all strokes, so that no cell is missed, and whose they are."""
-    points = np.concatenate(strokes).astype(np.float64)
-    stroke = np.repeat(np.arange(len(strokes)), [len(s) for s in strokes])
-    ahead = np.diff(points, axis=0, append=points[-1:])
-    ahead[np.flatnonzero(np.diff(stroke))] = 0.0  # from one stroke to the next there is no ink
-    counts = (np.hypot(ahead[:, 0], ahead[:, 1]) / 4.0).astype(np.int64) + 1
-    start = np.repeat(np.arange(len(points)), counts)
-    step = np.arange(len(start)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return points[start] + ahead[start] * (step / counts[start])[:, None], stroke[start]
 
 
 class Batch(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmer.vocab import Vocabulary
 from training import losses
@@ -73,6 +73,7 @@ class Engine:
             settings.label_smoothing,
             autocast,
             world.sum,
+            settings.views,
         ).to(device)
         if settings.compile:
             self.model.encoder.compile(dynamic=True)
@@ -91,6 +92,11 @@ class Engine:
         self.modules = {"model": self.model, "head": self.head}
         self.objective = objective
         self.compute = world.wrap(objective, device)
+        self.frozen = [
+            module
+            for module in self.model.modules()
+            if settings.freeze_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
         self._judge: Recogniser | None = None
 
     def set_mark(self, mark: Mark | None) -> None:
@@ -105,7 +111,7 @@ class Engine:
     ) -> Reading:
         """One step with this learning rate; the auxiliary losses' weights times ``help_weight``.
 
-        Returns label loss, attention loss, symbol loss, token accuracy and gradient norm.
+        Returns the losses (label, attention, symbols, consistency), token accuracy, gradient norm.
         """
         mark = self._mark or (lambda name: None)
         settings = self.settings
@@ -113,11 +119,14 @@ class Engine:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         found: losses.Losses = self.compute(batch, pack)
         total = (
             found.label
             + settings.attention_weight * help_weight * found.attention
             + settings.symbols_weight * help_weight * found.symbols
+            + settings.consistency * found.consistency
         )
         self.optimiser.zero_grad(set_to_none=True)
         # Each process has its part of the sum, and DDP averages the gradients.

@@ -21,11 +21,12 @@ from training.unroll import Packing, packing, unroll
 
 
 class Losses(NamedTuple):
-    """Scalars: cross entropy a token, attention and symbol terms, and token accuracy."""
+    """Scalars: cross entropy a token, three more terms, and token accuracy."""
 
     label: Tensor
     attention: Tensor
     symbols: Tensor
+    consistency: Tensor
     accuracy: Tensor
 
 
@@ -70,6 +71,7 @@ class Objective(nn.Module):
 
     ``autocast`` (None: off) is the type of the encoder's convolutions; everything after them
     is float32. ``total`` sums a tensor over all processes. ``mark`` is told when a part is done.
+    With 2 ``views`` the rows are pairs that show the same writing.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Objective(nn.Module):
         label_smoothing: float,
         autocast: torch.dtype | None = None,
         total: Callable[[Tensor], Tensor] = lambda counts: counts,
+        views: int = 1,
     ) -> None:
         super().__init__()
         self.model, self.head = model, head
         self.register_buffer("drawn_as", drawn_as, persistent=False)
         self.label_smoothing, self.autocast, self.total = label_smoothing, autocast, total
+        self.views = views
         self.mark: Callable[[str], None] | None = None
 
     def forward(self, batch: Batch, pack: Packing) -> Losses:
@@ -111,6 +115,7 @@ class Objective(nn.Module):
             seen.attention, pack, batch.targets, batch.symbols, self.get_buffer("drawn_as")
         )
         symbols, cells = symbol_sum(ink, batch, stride)
+        differing = consistency_sum(scores) if self.views == 2 else label.new_zeros(())
         right = (scores.argmax(-1) == targets).sum()
         with torch.no_grad():
             tokens = torch.full_like(steps, len(targets))
@@ -118,7 +123,11 @@ class Objective(nn.Module):
         if self.mark:
             self.mark("decoder forward")
         return Losses(
-            label / counts[0], attention / counts[1], symbols / counts[2], right / counts[0]
+            label / counts[0],
+            attention / counts[1],
+            symbols / counts[2],
+            differing / counts[0],
+            right / counts[0],
         )
 
     @staticmethod
@@ -159,3 +168,18 @@ def symbol_sum(logits: Tensor, batch: Batch, stride: int) -> tuple[Tensor, Tenso
     ).sum(1)
     cells = batch.symbols.any(1) & mask
     return (loss * mask).sum(), cells.sum()
+
+
+def consistency_sum(scores: Tensor) -> Tensor:
+    """How far two views of each writing are told apart: a scalar, summed over all entries.
+
+    ``scores`` packed (N, V), of pairs of rows with targets of one length, so that the entries of
+    a pair are neighbours. The symmetric Kullback-Leibler divergence of the next token's
+    distributions, as R-Drop takes it between two passes with other dropout (Liang et al.,
+    2021, equation 2); here the passes see other pictures, too.
+    """
+    logs = F.log_softmax(scores.float(), dim=-1)
+    first, second = logs[0::2], logs[1::2]
+    # Both entries of a pair count half of KL(p||q) + KL(q||p), so that a sum over N has it once.
+    divergence: Tensor = ((first.exp() - second.exp()) * (first - second)).sum()
+    return divergence

@@ -105,6 +105,18 @@ def recipe_options(command: F) -> F:
                      "distortion of strokes."),
         click.option("--pens", default="2,3,3,4,4,5,6", show_default=True,
                      help="Pen widths in pixels; one that is named twice is drawn more often."),
+        click.option("--degrade", default=0.0, type=click.FloatRange(0, 1), show_default=True,
+                     help="Share of pictures that are made small, blurred, compressed, one-bit or "
+                     "photographed."),
+        click.option("--jitter", default=0.0, type=click.FloatRange(0, 0.5), show_default=True,
+                     help="Size of each picture varied by this share, and its place on the grid "
+                     "of features; 0: neither."),
+        click.option("--consistency", default=0.0, type=click.FloatRange(min=0),
+                     show_default=True, help="Weight of the loss on two pictures of the same "
+                     "writing being read differently; above 0 a batch has each twice."),
+        click.option("--freeze-norm/--no-freeze-norm", default=False, show_default=True,
+                     help="Keep the statistics of batch normalisation: for small batches on "
+                     "trained weights."),
         click.option("--drop-attention", default=0.0, type=click.FloatRange(0, 1),
                      show_default=True, help="Share of attended positions that training "
                      "suppresses."),

@@ -19,6 +19,9 @@ class TrainSettings:
     they change the speed alone. ``precision`` is the type of the encoder's convolutions: fp32 or
     bf16. ``compile`` runs the encoder through ``torch.compile``: minutes of compiling first.
     With several processes ``pixels`` and ``limit`` are those of all together.
+    ``consistency`` weighs how far the answers to two views of an example may differ
+    (``training.losses.consistency_sum``); above 0 every example is in its batch twice.
+    ``freeze_norm`` leaves the statistics of batch normalisation as they are.
     """
 
     steps: int = 8000
@@ -33,6 +36,8 @@ class TrainSettings:
     label_smoothing: float = 0.05
     attention_weight: float = 0.5
     symbols_weight: float = 0.5
+    consistency: float = 0.0
+    freeze_norm: bool = False
     average: float = 0.999
     evaluate_every: int = 500
     save_every: int = 200
@@ -45,3 +50,8 @@ class TrainSettings:
     compile: bool = False
     few_shapes: bool = False  # batches padded to few sizes: see ``training.data.few_sizes``
     tensorboard: bool = False  # also write the curves to SAVE_DIR/tensorboard
+
+    @property
+    def views(self) -> int:
+        """Rows that an example has in its batch."""
+        return 2 if self.consistency > 0 else 1

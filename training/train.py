@@ -105,7 +105,12 @@ class Trainer:
             self.world.size,
         )
         self.maker = BatchMaker(
-            self.renderer, self.train, settings.seed, variation, settings.few_shapes
+            self.renderer,
+            self.train,
+            settings.seed,
+            variation,
+            settings.few_shapes,
+            settings.views,
         )
         self.world.join(self.device)
         self.engine = Engine(network, vocabulary, settings, self.device, self.world, initial)
@@ -224,7 +229,7 @@ class Trainer:
         """Report all but the last ``keep`` steps."""
         while len(self._pending) > keep:
             step, values, reading = self._pending.popleft()
-            names = ("loss", "attention", "symbols", "accuracy", "norm")
+            names = ("loss", "attention", "symbols", "consistency", "accuracy", "norm")
             found = dict(zip(names, reading.get(), strict=True))
             self._lost = 0 if math.isfinite(found["norm"]) else self._lost + 1
             self._report("step", step, **found, **values)
