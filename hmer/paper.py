@@ -69,32 +69,41 @@ def mend(gray: Gray) -> Mended:
 
 def _signed(gray: Gray) -> tuple[Levels, float] | None:
     """Differences from the paper's level, ink positive, and the greatest; None for none."""
-    levels = gray.astype(np.float32) - np.float32(median_level(gray))
-    if float(levels.sum(dtype=np.float64)) < 0:
+    paper = median_level(gray)
+    levels = gray.astype(np.float32) - np.float32(paper)
+    if int(histogram(gray) @ np.arange(256)) < paper * gray.size:
         levels = -levels
     peak = float(levels.max())
     return (levels, peak) if peak >= _LEAST_CONTRAST else None
 
 
 def median_level(gray: Gray) -> float:
-    """``np.median`` of uint8 levels, by their histogram: ten times faster on a large picture."""
-    below = np.cumsum(np.bincount(gray.ravel(), minlength=256))
+    """``np.median`` of uint8 levels, by their histogram: far faster on a large picture."""
+    below = np.cumsum(histogram(gray))
     middle = np.searchsorted(below, ((gray.size - 1) // 2, gray.size // 2), side="right")
     return float(middle.mean())
 
 
+def histogram(gray: Gray) -> NDArray[np.int64]:
+    """How many pixels each of the 256 levels has: int64 (256,)."""
+    if gray.size >= 1 << 24:  # OpenCV counts in float32, which is exact so far
+        return np.bincount(gray.ravel(), minlength=256)
+    counts = cv2.calcHist([gray], [0], None, [256], [0, 256])
+    return np.asarray(counts, np.float32).ravel().astype(np.int64)
+
+
 def _is_dirty(levels: Levels, peak: float) -> bool:
     """Whether far from ink much of the paper is stained."""
-    ink = levels >= 0.25 * peak
-    far = cv2.dilate(ink.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    ink = (levels >= 0.25 * peak).astype(np.uint8)
+    far = cv2.dilate(ink, np.ones((5, 5), np.uint8)) == 0
     stains = int(np.count_nonzero((np.abs(levels) > _STAIN) & far))
-    return stains > _DIRT * int(np.count_nonzero(ink))
+    return stains > _DIRT * cv2.countNonZero(ink)
 
 
 def _ramp(levels: Levels) -> float:
     """The width of the ink's edges in pixels; ``levels`` relative to the ink's."""
     mask = (levels >= 0.5).astype(np.uint8)
-    edge = int(mask.sum()) - int(cv2.erode(mask, np.ones((3, 3), np.uint8)).sum())
+    edge = cv2.countNonZero(mask) - cv2.countNonZero(cv2.erode(mask, np.ones((3, 3), np.uint8)))
     between = int(np.count_nonzero((levels > 0.25) & (levels < 0.75)))
     return 2.0 * between / max(edge, 1)
 
@@ -167,23 +176,27 @@ def _at_true_size(gray: Gray, levels: Levels) -> Mended:
 
 def _without_rules(levels: Levels) -> Levels | None:
     """``levels`` with lines from edge to edge counted as paper; None where there are none."""
-    rows, columns = _rules(levels), _rules(levels.T)
+    # Medians are slow. One is above the lowest level only where half of the pixels are.
+    above = (levels > _RULE[0]).astype(np.uint8)
+    height, width = above.shape
+    across = 2 * cv2.reduce(above, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() >= width
+    down = 2 * cv2.reduce(above, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() >= height
+    rows, columns = _rules(levels, across), _rules(levels.T, down)
     if not rows.any() and not columns.any():
         return None
     paper = np.maximum(rows[:, None], columns[None, :])
     return np.asarray((levels - paper) / (1.0 - paper), np.float32)
 
 
-def _rules(levels: Levels) -> Levels:
-    """The level (H,) of the line that fills each row, 0 where none does.
+def _rules(levels: Levels, candidates: NDArray[np.bool_]) -> Levels:
+    """The level (H,) of the line that fills each of the ``candidates`` (H,), 0 where none does.
 
     Fainter than ink, and at both ends of the row as in its middle: a fraction bar is not.
     """
     low, high = _RULE
     height, width = levels.shape
     found = np.zeros(height, np.float32)
-    # Medians are slow. One is above the lowest level only where half of the pixels are.
-    rows = np.flatnonzero(2 * np.count_nonzero(levels > low, axis=1) >= width)
+    rows = np.flatnonzero(candidates)
     if not len(rows):
         return found
     levels, end = levels[rows], max(2, width // 50)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hmer import ink
 from hmer.errors import BlankImage, EmptyInput, ImageTooSmall
-from hmer.paper import median_level, mend
+from hmer.paper import histogram, median_level, mend
 from hmer.pictures import FORMATS as FORMATS
 from hmer.pictures import MAX_INPUT_PIXELS as MAX_INPUT_PIXELS
 from hmer.pictures import MIN_INPUT_SIDE as MIN_INPUT_SIDE
@@ -88,17 +88,18 @@ def extract_ink(gray: Gray) -> Gray:
     The paper is the median level, the ink what deviates from it to the side with the
     greater mass. Raises ``BlankImage``.
     """
-    paper = median_level(gray)
-    darker = cv2.subtract(np.full_like(gray, round(paper)), gray)
-    lighter = cv2.subtract(gray, np.full_like(gray, round(paper)))
-    levels = darker if darker.sum(dtype=np.int64) >= lighter.sum(dtype=np.int64) else lighter
-    peak = int(levels.max())
+    paper, counts = round(median_level(gray)), histogram(gray)
+    from_paper = np.arange(256) - paper
+    mass = counts * from_paper
+    if -mass[:paper].sum() >= mass[paper:].sum():
+        from_paper = -from_paper
+    peak = int(from_paper[counts > 0].max())
     if peak < MIN_CONTRAST:
         raise BlankImage("The picture is blank: no ink stands out from its background.")
     # The faint quarter is paper texture and compression noise.
     floor = peak * 0.25
-    stretched = (levels.astype(np.float32) - floor) * (255.0 / (peak - floor))
-    return np.clip(stretched, 0, 255).astype(np.uint8)
+    stretched = (from_paper.astype(np.float32) - floor) * (255.0 / (peak - floor))
+    return np.asarray(cv2.LUT(gray, np.clip(stretched, 0, 255).astype(np.uint8)), np.uint8)
 
 
 def typical_height(ink_levels: Gray) -> float:
