@@ -64,6 +64,7 @@ def validate(times: ServiceTimes, measured: Mapping[str, Any], name: str) -> lis
                     key: _error(predicted[key], seen[key]) for key in ("throughput", *PERCENTILES)
                 },
                 "rejected": {"measured": level.get("rejected"), "predicted": figures["rejected"]},
+                "rounds_p95": _of_rounds(level),
             }
         )
     return found
@@ -116,6 +117,12 @@ def _error(predicted: float | None, measured: float | None) -> float | None:
     return (predicted / measured - 1) * 100 if predicted is not None and measured else None
 
 
+def _of_rounds(level: Mapping[str, Any]) -> list[float]:
+    """p95 of each round of a load test, rising; empty where there was one round alone."""
+    found = [one["latency_ms"]["p95"] for one in level.get("rounds", ())]
+    return sorted(value for value in found if value is not None)
+
+
 def validation_table(levels: Sequence[Mapping[str, Any]]) -> Table:
     """Measured beside predicted."""
     rows = []
@@ -126,12 +133,15 @@ def validation_table(levels: Sequence[Mapping[str, Any]]) -> Table:
             error = level["error_percent"][key]
             cells += [_number(level["measured"][key]), _number(level["predicted"][key])]
             cells.append("-" if error is None else f"{error:+.0f} %")
+        rounds = level.get("rounds_p95")
+        cells.append(f"{rounds[0]:.0f} to {rounds[-1]:.0f}" if rounds else "-")
         rows.append((f"{level['level']:g} {shown}", *cells))
     header = ("load", "requests/s", "simulated", "error", "p50 ms", "simulated", "error")
     return Table(
-        "The simulation beside a measured load", (*header, "p95 ms", "simulated", "error"),
+        "The simulation beside a measured load",
+        (*header, "p95 ms", "simulated", "error", "p95 ms of each round"),
         tuple(rows),
-    )  # fmt: skip
+    )
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.load import OPEN
@@ -30,11 +30,12 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What the tables do not say by themselves."""
     found = []
-    errors = [
-        abs(level["error_percent"]["p95"])
+    compared = [
+        level
         for level in report["validation"]
         if level["kind"] == OPEN and level["error_percent"]["p95"] is not None
     ]
+    errors = [abs(level["error_percent"]["p95"]) for level in compared]
     if (pace := report["service"].get("pace")) is not None:
         found.append(
             f"All parts were taken {pace:.2f} times as long as they were timed: fitted to requests "
@@ -53,6 +54,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         )
         if max(errors) > AIM_PERCENT:
             found.append("Take what follows from the simulation with that reserve.")
+        found += _unsteady(compared)
     elif not report["validation"]:
         found.append("The simulation was not held against a load test: give one by --validate.")
     else:
@@ -66,6 +68,23 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             "that can be held; give --bound for another, or a faster device's times."
         )
     return found
+
+
+def _unsteady(levels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A remark where equal rounds of the load test differ more than a prediction may."""
+    apart = [
+        (rounds[-1] / rounds[0], level["level"], rounds)
+        for level in levels
+        if (rounds := level.get("rounds_p95")) and rounds[0] > 0
+    ]
+    if not apart or max(apart)[0] <= (1 + AIM_PERCENT / 100) ** 2:
+        return []
+    times, level, rounds = max(apart)
+    return [
+        f"Equal rounds of the load test differ by themselves: at {level:g} a second the p95 of one "
+        f"is {times:.1f} times that of another ({rounds[0]:.0f} to {rounds[-1]:.0f} ms). This "
+        "machine was not steady enough to judge the aim there; more --rounds help a little."
+    ]
 
 
 def validation_plot(report: Mapping[str, Any]) -> str:

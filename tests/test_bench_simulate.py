@@ -88,6 +88,26 @@ def test_the_same_trace_is_predicted_exactly() -> None:
     assert level["error_percent"] == {"throughput": 0.0, "p50": 0.0, "p95": 0.0}
 
 
+def test_an_unsteady_machine_is_named() -> None:
+    known = times(**RUN)
+    steady = load_test(known, (15.0,), 100)
+    level = steady["levels"][1]
+
+    def report(*p95: float) -> dict[str, Any]:
+        level["rounds"] = [{"throughput": 1.0, "latency_ms": {"p95": value}} for value in p95]
+        return {
+            "validation": validate(known, steady, "x"), "service": {}, "replicas": [],
+        }  # fmt: skip
+
+    usual = level["latency_ms"]["p95"]
+    quiet = report(usual, 1.1 * usual)
+    assert validation_table(quiet["validation"]).rows[1][-1] == f"{usual:.0f} to {1.1 * usual:.0f}"
+    assert not any("not steady" in line for line in notes(quiet))
+    (line,) = (line for line in notes(report(3 * usual, usual)) if "not steady" in line)
+    assert "15 a second" in line
+    assert "3.0 times" in line
+
+
 def test_all_parts_take_as_long_as_a_request_alone_shows() -> None:
     before = document()
     usual = run_closed(times(), times().kinds, 1).figures()["latency_ms"]
