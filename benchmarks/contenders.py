@@ -25,6 +25,7 @@ from benchmarks.repositories import (
     with_k,
 )
 from benchmarks.served import ServedProcess
+from hmer.alignment import edit_distance
 from hmer.errors import HmerError
 from hmer.score import compare, summarise
 
@@ -143,10 +144,11 @@ def _first(ways: set[Reply]) -> tuple[str, ...]:
     return () if isinstance(found, HmerError) else found
 
 
-def _overlap(a: Reply, b: Reply) -> int:
-    if isinstance(a, HmerError) or isinstance(b, HmerError):
+def _overlap(reply: Reply, reference: Reply) -> int:
+    """How many of the reference's tokens no edit touches; a token more counts as an edit, too."""
+    if isinstance(reply, HmerError) or isinstance(reference, HmerError):
         return 0
-    return sum(x == y for x, y in zip(a, b, strict=False))
+    return max(0, len(reference) - edit_distance(reply, reference))
 
 
 def prepare(

@@ -80,7 +80,7 @@ from hmer.serving import REPOSITORY_FILE
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
-    default=5,
+    default=7,
     show_default=True,
     help="Rounds through its levels; medians of them count, so that what disturbs one does not.",
 )

@@ -157,6 +157,13 @@ def test_agreement() -> None:
     assert found["exprate"] == pytest.approx(2 / 3)
 
 
+def test_an_early_edit_leaves_the_tokens_behind_it_equal() -> None:
+    expressions = [Expression("x", tuple("abcdefgh"), b"")]
+    for other, equal in (("xabcdefgh", 7), ("bcdefgh", 7), ("", 0), ("zyxwvutsrqponm", 0)):
+        found = agreement({0: {tuple(other)}}, {0: tuple("abcdefgh")}, expressions)
+        assert found["equal_tokens"] == equal / 8
+
+
 def test_warm_start_of_a_single_start() -> None:
     one = contender("x", [], [])
     one.ready_s = [4.0]
