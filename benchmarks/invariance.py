@@ -154,6 +154,11 @@ def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield items[first : first + CHUNK]
 
 
+def judged(percent: float, aim: float) -> str:
+    """The figure, and whether it is below the aim."""
+    return f"{percent:.1f}{'' if percent >= aim else ' (missed)'}"
+
+
 def table(rows: Sequence[Row]) -> Table:
     """The published table."""
     return Table(
@@ -163,9 +168,9 @@ def table(rows: Sequence[Row]) -> Table:
             (
                 row.transformation.name,
                 row.transformation.about,
-                f"{row.answers_percent:.1f}",
-                f"{row.tokens_percent:.1f}",
-                f"{row.transformation.aim:.0f}{'' if row.reached else ' (missed)'}",
+                judged(row.answers_percent, row.transformation.aim),
+                judged(row.tokens_percent, row.transformation.aim),
+                f"{row.transformation.aim:.0f}",
             )
             for row in rows
         ),

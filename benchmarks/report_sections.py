@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import growth_plots, growth_tables, quick, rivals, simulation_report, tune_cli
+from benchmarks.invariance import judged
 from benchmarks.report_types import Plot, Section
 from benchmarks.speed_plots import Axes, drawn
 from hmer import evaluation
@@ -71,9 +72,9 @@ def invariance_tables(found: Mapping[str, Any]) -> list[Table]:
         (
             str(row["transformation"]),
             str(row["about"]),
-            f"{row['answers_unchanged']:.1f}",
-            f"{row['tokens_unchanged']:.1f}",
-            f"{row['aim']:.0f}{'' if row['reached'] else ' (missed)'}",
+            judged(row["answers_unchanged"], row["aim"]),
+            judged(row["tokens_unchanged"], row["aim"]),
+            f"{row['aim']:.0f}",
         )
         for row in found["transformations"]
     )

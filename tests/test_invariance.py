@@ -98,7 +98,7 @@ def test_a_failure_is_a_change() -> None:
 def test_table_says_what_was_missed() -> None:
     item = TRANSFORMATIONS[0]
     text = table([Row(item, 100, 98, 700, 5, 0, ("a", "b"))]).markdown()
-    assert "| 98.0 | 99.3 | 99 (missed) |" in text
+    assert "| 98.0 (missed) | 99.3 | 99 |" in text
     document = Row(item, 100, 99, 700, 1, 0, ("a",)).to_dict()
     assert document["reached"]
     assert document["aim"] == LOSSLESS
