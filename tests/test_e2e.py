@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +29,6 @@ from hmer.errors import (
 )
 from hmer.recognizer import LocalRecognizer, Recognition
 from hmer.score import compare
-from model_repository.endpoints import Endpoints
 from model_repository.repository import open_repository
 from model_repository.server import EmbeddedServer
 from tests.e2e_fixtures import (
@@ -291,61 +285,3 @@ def test_a_bundle_that_changes_before_loading(tiny_graphs: Bundle, tmp_path: Pat
         pass
     assert running.pid is None
     assert "vocabulary_mismatch" in (tmp_path / "log").read_text(encoding="utf-8")
-
-
-def command(repository: Path) -> subprocess.Popen[str]:
-    """``hmer-serve`` as a process of its own."""
-    zero = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
-    arguments = ["-m", "model_repository.serve", "--repository", str(repository), *zero, "--json"]
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def gone(pid: int, timeout: float = 20.0) -> bool:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        if (state := Path(f"/proc/{pid}/stat")).exists() and ") Z " in state.read_text():
-            return True  # waits for whoever adopted it
-        time.sleep(0.05)
-    return False
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_the_command_takes_its_server_along(
-    tiny_graphs: Bundle,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    inputs: list[bytes],
-    how: signal.Signals,
-) -> None:
-    need_embedded()
-    assemble(tiny_graphs.folder, tmp_path / "r", RepositoryOptions(preprocessors=1))
-    moved = (tmp_path / "r").rename(tmp_path / "moved elsewhere")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    process = command(moved)
-    try:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        with Recognizer(ready["grpc"]) as recognizer:
-            assert recognizer.recognize(inputs[0]).tokens
-        process.send_signal(how)
-        output, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert output == ""  # the document was the last thing
-    assert "Traceback" not in errors
-    assert process.returncode == (-how if how is signal.SIGKILL else 0)
-    assert gone(ready["pid"])
-    Endpoints(grpc_port=int(ready["grpc"].rsplit(":")[1]), http_port=0, metrics_port=0).reserve()
-    left = {path.name for path in tmp_path.glob("hmer-serve-*")}
-    assert bool(left) == (how is signal.SIGKILL)  # whoever was killed cannot tidy up
-    assert not [path for path in Path("/dev/shm").iterdir() if path.name[:19] in left]
