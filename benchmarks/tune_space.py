@@ -17,6 +17,7 @@ RUNTIME, THREADS, WORKERS, STEP_THREADS = "runtime", "threads", "encoder_workers
 K, SLOTS, PIXELS, DELAY = "k", "slots", "batch_pixels", "queue_delay_us"
 UNORDERED = (RUNTIME,)
 _SLOTS = (4, 8, 16, 32)
+USUAL = 0  # workers as the server chooses them, which no number stands for (hmer.encoding)
 _KS = (1, 2, 4, 8)
 _PIXELS = (6_000, 24_000, 96_000)
 _DELAYS = (0, 500, 2_000)
@@ -33,7 +34,7 @@ def space_of(runtimes: Sequence[Candidate], steps: Sequence[str], cpus: int, ks:
     space: dict[str, Sequence[Any]] = {
         RUNTIME: [[one.target, one.precision, step] for one in runtimes for step in steps],
         THREADS: threads,
-        WORKERS: sorted({1, 2, 4, *(n for n in (8,) if n <= cpus)}),
+        WORKERS: [USUAL, *sorted({1, 2, 4, *(n for n in (8,) if n <= cpus)})],
         K: _KS if ks else (),
         SLOTS: _SLOTS,
         STEP_THREADS: [n for n in threads if n <= max(2, cpus // 2)],
@@ -51,13 +52,13 @@ def applies(name: str, settings: Settings) -> bool:
 def settings_of(options: RepositoryOptions, k: int, cpus: int, pixels: int) -> dict[str, Any]:
     """The settings that resolved ``options`` stand for, with numbers in place of 0.
 
-    ``pixels``: of the encoder's batches by default.
+    ``pixels``: of the encoder's batches by default. The workers may be ``USUAL``.
     """
     threads = options.threads or cpus
     return {
         RUNTIME: [options.target, options.precision, options.step_target or options.target],
         THREADS: threads,
-        WORKERS: options.encoder_workers or min(threads, 4),
+        WORKERS: options.encoder_workers,
         K: k,
         SLOTS: options.slots,
         STEP_THREADS: options.step_threads,

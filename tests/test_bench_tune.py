@@ -231,7 +231,10 @@ def test_the_command_is_one_that_the_exporter_takes(tmp_path: Path) -> None:
     assert line[:3] == ["hmer-export", "repository", "bundle"]
     parsed = repository.make_context("repository", line[2:]).params
     assert parsed["step_target"] == "openvino"
-    assert (parsed["threads"], parsed["batch_pixels"], parsed["encoder_workers"]) == (2, 24_000, 2)
+    assert (parsed["threads"], parsed["batch_pixels"]) == (2, 24_000)
+    assert parsed["encoder_workers"] == 0  # as the server that is compared with chooses them
+    wide = command({**settings, WORKERS: 4}, "bundle", str(tmp_path / "out"))
+    assert wide[wide.index("--encoder-workers") + 1] == "4"
 
 
 @pytest.mark.parametrize(
