@@ -31,6 +31,8 @@ Gray = NDArray[np.uint8]
 MIN_CONTRAST = 24  # grey levels between paper and ink
 INK_LEVEL = 64  # of 255: a brighter pixel is ink
 SMALL_HEIGHT = 40.0  # pixels: lower writing is measured again, between its pixels
+# So much ink and paper in such writing is limited by `max_pixels`, not by the writing's height.
+_MOST_SMALL = 1_000_000
 _SMALL_INK_LEVEL = 80  # the same there, where strokes that nearly touch have a gap
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text in it begins
 
@@ -109,7 +111,9 @@ def typical_height(ink_levels: Gray) -> float:
     is not lower than five pen widths.
     """
     height = _height(ink_levels, INK_LEVEL)
-    return height if height >= SMALL_HEIGHT else _height(doubled(ink_levels), _SMALL_INK_LEVEL) / 2
+    if height >= SMALL_HEIGHT or ink_levels.size > _MOST_SMALL:
+        return height
+    return _height(doubled(ink_levels), _SMALL_INK_LEVEL) / 2
 
 
 def _height(ink_levels: Gray, ink_level: int) -> float:

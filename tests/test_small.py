@@ -97,6 +97,24 @@ def test_edges_stay_where_they_are() -> None:
         assert float((found / 255).sum()) == pytest.approx(area, rel=0.06)
 
 
+def test_a_large_page_of_small_writing_is_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take four times the memory, for a height that nothing depends on."""
+    asked: list[tuple[int, ...]] = []
+
+    def noting(levels: Gray) -> Gray:
+        asked.append(levels.shape)
+        return doubled(levels)
+
+    monkeypatch.setattr(pp, "doubled", noting)
+    word = np.zeros((40, 200), np.uint8)
+    word[8:32, 20:26] = 255
+    pp.typical_height(np.tile(word, (3, 2)))
+    assert asked == [(120, 400)]
+    large = np.tile(word, (30, 8))
+    assert 24 <= pp.typical_height(large) < pp.SMALL_HEIGHT
+    assert len(asked) == 1
+
+
 def test_a_single_dot_is_a_picture() -> None:
     gray = np.full((20, 20), 255, np.uint8)
     gray[10, 10] = 0
