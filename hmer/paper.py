@@ -69,18 +69,19 @@ def mend(gray: Gray) -> Mended:
 
 def _signed(gray: Gray) -> tuple[Levels, float] | None:
     """Differences from the paper's level, ink positive, and the greatest; None for none."""
-    paper = median_level(gray)
+    counts = histogram(gray)
+    paper = median_level(counts)
     levels = gray.astype(np.float32) - np.float32(paper)
-    if int(histogram(gray) @ np.arange(256)) < paper * gray.size:
+    if int(counts @ np.arange(256)) < paper * gray.size:
         levels = -levels
     peak = float(levels.max())
     return (levels, peak) if peak >= _LEAST_CONTRAST else None
 
 
-def median_level(gray: Gray) -> float:
-    """``np.median`` of uint8 levels, by their histogram: far faster on a large picture."""
-    below = np.cumsum(histogram(gray))
-    middle = np.searchsorted(below, ((gray.size - 1) // 2, gray.size // 2), side="right")
+def median_level(counts: NDArray[np.int64]) -> float:
+    """``np.median`` of uint8 levels from their ``histogram``: far faster on a large picture."""
+    below = np.cumsum(counts)
+    middle = np.searchsorted(below, ((below[-1] - 1) // 2, below[-1] // 2), side="right")
     return float(middle.mean())
 
 

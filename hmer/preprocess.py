@@ -90,7 +90,8 @@ def extract_ink(gray: Gray) -> Gray:
     The paper is the median level, the ink what deviates from it to the side with the
     greater mass. Raises ``BlankImage``.
     """
-    paper, counts = round(median_level(gray)), histogram(gray)
+    counts = histogram(gray)
+    paper = round(median_level(counts))
     from_paper = np.arange(256) - paper
     mass = counts * from_paper
     if -mass[:paper].sum() >= mass[paper:].sum():

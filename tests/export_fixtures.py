@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from hmer.bundle import Bundle
 
+ROOT = Path(__file__).resolve().parents[1]
 LOW = ("fp16", "bf16", "int8")
 
 
@@ -31,6 +33,16 @@ def graphs(tiny_graphs: Bundle) -> Bundle:
 def low(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """``checkpoint`` exported in every other precision; not to be changed."""
     return in_precision(str(request.param), tmp_path_factory.mktemp("low") / "graphs")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with two of the project's samples."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for path in sorted((ROOT / "client" / "samples").glob("*.png"))[:2]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def in_precision(precision: str, folder: Path) -> Bundle:

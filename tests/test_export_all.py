@@ -34,15 +34,6 @@ def without_a_gpu(traced: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(all_stages, "find_gpu", lambda: None)
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for path in sorted(SAMPLES.glob("*.png"))[:2]:
-        shutil.copy(path, folder)
-    return folder
-
-
 def run(checkpoint: Path, output: Path, pictures: Path, *more: str) -> Result:
     call = ["all", str(checkpoint), "-o", str(output), "--k", "3", "--beam", "6"]
     runner = CliRunner(env={"HMER_CROHME": None})

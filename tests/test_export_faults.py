@@ -110,15 +110,6 @@ def test_graphs_are_no_checkpoint(graphs: Bundle) -> None:
 # The command line
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for path in sorted(SAMPLES.glob("*.png"))[:2]:
-        shutil.copy(path, folder)
-    return folder
-
-
 def test_export_and_verify_from_the_command_line(
     traced: Bundle, checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from hmer import ink
+from hmer import ink, paper
 from hmer import preprocess as pp
 from hmer.errors import BlankImage, EmptyInput, ImageTooLarge, ImageTooSmall, UnreadableImage
 from tests.handwriting import writing
@@ -24,6 +24,15 @@ def page() -> NDArray[np.uint8]:
     """Black ink on white paper, uint8 (H, W)."""
     strokes, _ = writing(["1", "+", "0", "-", "1"], 7)
     return 255 - ink.render(strokes, stroke_height=60, pen=5, margin=20)
+
+
+def test_levels_are_counted_however_large_the_picture() -> None:
+    """OpenCV counts in float32, exactly up to 2^24 of a level."""
+    large = np.full((4096, 4097), 255, np.uint8)
+    large[0, :3] = 7
+    for picture in (large, large[:50, :60].copy()):
+        expected = np.bincount(picture.ravel(), minlength=256)
+        assert np.array_equal(paper.histogram(picture), expected)
 
 
 def encode(image: Image.Image | NDArray[np.uint8], form: str = "PNG", **options: object) -> bytes:

@@ -11,10 +11,7 @@ from click.testing import CliRunner
 
 from export.config import (
     CONTAINER,
-    EMBEDDED,
-    HOSTS,
     ONNXRUNTIME,
-    TARGETS,
     TENSORRT,
     RepositoryOptions,
     from_text,
@@ -22,7 +19,6 @@ from export.config import (
 from export.repository import assemble
 from export.repository_cli import repository
 from hmer.bundle import BUNDLE_FILE, Bundle, load_bundle, save_bundle
-from hmer.contract import Sizes
 from hmer.errors import (
     BadParameter,
     ContractMismatch,
@@ -35,17 +31,6 @@ from hmer.errors import (
 from hmer.preprocess import PreprocessSettings
 from hmer.vocab import Vocabulary
 from model_repository.repository import open_repository
-
-SIZES = Sizes(features=6, attention=5, hidden=7, stride=8, k=3)
-COMBINATIONS = [
-    (host, target) for host in HOSTS for target in TARGETS if (host, target) != (EMBEDDED, TENSORRT)
-]
-TYPES = {
-    "bytes": "TYPE_STRING",
-    "uint8": "TYPE_UINT8",
-    "int32": "TYPE_INT32",
-    "float32": "TYPE_FP32",
-}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from training.degrade import degrade
 from training.losses import consistency_sum
 
 STRIDE = SETTINGS.multiple
-SEEN = AugmentSettings(degraded=0.6, jitter=0.05, moved=True)
+SEEN = AugmentSettings(degraded=0.6, jitter=0.05)
 
 
 def test_one_view_is_what_was_rendered_before() -> None:
@@ -56,6 +56,19 @@ def test_views_differ_and_keep_the_label() -> None:
             (first.image != second.image).any()
         )
     assert different == len(examples())
+
+
+def test_views_lie_in_other_places_on_the_grid() -> None:
+    """Below the network's stride, which cropping to the ink would otherwise always put at one."""
+    renderer = Renderer(VOCABULARY, SETTINGS, AugmentSettings(jitter=1e-6))
+    places = set()
+    for index in range(8):
+        for view in renderer.views(examples()[0], np.random.default_rng(index)):
+            rows, columns = np.nonzero(view.image > 128)
+            places.add((int(rows.min()), int(columns.min())))
+    tops, lefts = (max(place) - min(place) for place in zip(*places, strict=True))
+    assert tops > STRIDE // 2
+    assert lefts > STRIDE // 2
 
 
 def test_cells_follow_the_picture() -> None:

@@ -23,8 +23,9 @@ class AugmentSettings:
     ``zoom``: scale augmentation (Li et al., 2020), drawn once a batch by ``plan_epoch``.
     ``aspect``: log of the horizontal stretch. ``shear``: slant, dx per dy. ``rotation``: degrees.
     ``stroke_shift``: standard deviation of each stroke's own displacement and ``wobble`` the
-    amplitude of a smooth distortion,
-    both as a fraction of the writing's height. ``pens``: pen widths in pixels.
+    amplitude of a smooth distortion, both as a fraction of the writing's height. ``pens``: pen
+    widths in pixels. ``degraded``: share of pictures that lose quality (``training.degrade``).
+    ``jitter``: log of each picture's own zoom; above 0 it is also moved on the grid of features.
     """
 
     zoom: tuple[float, float] = (0.65, 1.15)
@@ -36,7 +37,6 @@ class AugmentSettings:
     pens: tuple[int, ...] = (2, 3, 3, 4, 4, 5, 6)
     degraded: float = 0.0
     jitter: float = 0.0
-    moved: bool = False
 
     def times(self, factor: float) -> AugmentSettings:
         """The same with ``factor`` times the stretch, slant, rotation and distortions."""

@@ -199,7 +199,6 @@ def _augmentation(options: dict[str, Any]) -> AugmentSettings:
         pens=pens,
         degraded=options["degrade"],
         jitter=options["jitter"],
-        moved=options["jitter"] > 0,
     )
     return usual.times(options["distortion"])
 

@@ -100,7 +100,7 @@ class Renderer:
             seen = Degraded(gray, 1.0, 0.0)
             prepared = prepare(gray, self.settings, zoom)
         down = right = 0
-        if wanted.moved:
+        if wanted.jitter:
             down, right = (int(n) for n in rng.integers(0, self.settings.multiple, 2))
         image = _moved(prepared.image, down, right, self.settings.multiple)
         if not strokes:
