@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -116,14 +116,20 @@ def wait_for(
     server: EmbeddedServer, prefix: str = "hmer_decode", labels: str = "", **wanted: float
 ) -> None:
     """Until the server's metrics (published once a second) have these values."""
-    deadline = time.monotonic() + 10
-    while True:
+
+    def values() -> dict[str, float | None]:
         found = metrics(server, prefix, labels)
-        values = {name: found.get(f"{prefix}_{name}") for name in wanted}
-        if values == wanted:
-            return
-        assert time.monotonic() < deadline, f"{values}, not {wanted}"
-        time.sleep(0.1)
+        return {name: found.get(f"{prefix}_{name}") for name in wanted}
+
+    until(lambda: values() == wanted, lambda: f"{values()}, not {wanted}")
+
+
+def until(happens: Callable[[], bool], otherwise: Callable[[], str] = str) -> None:
+    """Wait, a while, until it ``happens``; ``otherwise`` says what there is instead."""
+    deadline = time.monotonic() + 10
+    while not happens():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.02)
 
 
 class Raw:

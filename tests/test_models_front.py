@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from hmer.errors import BadParameter, InferenceFailed
 from hmer.priority import SHARE, PriorityLine
 from hmer.serving import RequestParameters, cache_bytes, from_request, to_request
 from tests import fake_triton as fake
+from tests.e2e_fixtures import until
 
 fake.install()
 
@@ -23,13 +23,6 @@ from model_repository.recognize.cache import Answer, AnswerCache, key_of  # noqa
 from model_repository.reply import ReplyListener, ReplySender, Tokens  # noqa: E402
 
 PARAMETERS = RequestParameters(100, SearchOptions())
-
-
-def until(happens: Any) -> None:
-    deadline = time.monotonic() + 5
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # -- the cache

@@ -75,16 +75,18 @@ def test_every_runner_passes_every_check(graphs: Bundle, model: Recogniser) -> N
     images = tiny.named_images(40, seed=5)
     calls: list[tuple[int, int]] = []
     found = parity.verify(
-        model, graphs, images, sample=34, progress=lambda done, total: calls.append((done, total))
-    )
+        model, graphs, images, sample=34, progress=lambda done, total: calls.append((done, total)),
+        allowed=0.2,  # in bf16, where the CPU has it: this network's near ties are many
+    )  # fmt: skip
     names = {result.runtime for result in found.results}
     assert {"pytorch", "onnxruntime"} <= names
     assert names == set(runners_at_hand(graphs))
     assert found.skipped == {}
     for result in found.results:
-        assert result.refused == (), result
         assert result.images == (40 if result.check == "answers" else 34)
-        if result.runtime != OPENVINO_BF16:  # where the CPU has it: other roundings, and ties
+        if result.runtime == OPENVINO_BF16:
+            assert all(mismatch.tie for mismatch in result.mismatches), result
+        else:
             assert result.mismatches == (), result
             assert result.score_difference < 1e-4
     by_runner = {name: [r.check for r in found.results if r.runtime == name] for name in names}
