@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from benchmarks.crohme import (
     select,
 )
 from benchmarks.differences import MOST, explain
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import label_option, report_options, runtime_options, search_options
 from benchmarks.output import Part, check_folder, emit, write_json
 from client import Recognizer
@@ -147,6 +148,7 @@ def accuracy(
     expressions = select(expressions, wanted, limit)
     calibration = None if verified is None else calibration_for(verified, search)
     recognise = _Recognise(expressions, search, calibration if looks == 1 else None, looks)
+    about = machine()
     runs = []
     if url is not None:
         runs.append(recognise.by_server(url, timeout, concurrency))
@@ -163,9 +165,10 @@ def accuracy(
     )
     report: dict[str, Any] = {
         **conditions.to_dict(len(expressions)),
+        "machine": ended(about),
         **{run.way: run.to_dict(top) for run in runs},
     }
-    notes = []
+    notes = [] if verified is None else unreadable(verified, expressions)
     if len(runs) == 2:
         report["agreement"] = same = agreement(*runs)
         notes.append(
@@ -183,6 +186,7 @@ def accuracy(
                 told = explain(runs, [remote, local], same["differing"], expressions)
             report["differences"] = [one.to_dict() for one in told]
             notes += [one.line() for one in told]
+    notes.append(describe(report["machine"]))
     if out is not None:
         write_json(out, _both(runs), "predictions")
     emit(
@@ -195,6 +199,18 @@ def accuracy(
         markdown=markdown,
         as_json=as_json,
     )
+
+
+def unreadable(bundle: Bundle, expressions: Sequence[Expression]) -> list[str]:
+    """A line about truths with tokens that the bundle does not have: labels of something else?"""
+    beyond = [set(e.truth) - set(bundle.vocabulary.tokens) for e in expressions]
+    if not (count := sum(map(bool, beyond))):
+        return []
+    tokens = sorted(set[str]().union(*beyond))
+    return [
+        f"{count} of {len(expressions)} labels hold tokens that the bundle cannot write, and count "
+        f"as wrong: {' '.join(tokens[:MOST])}"
+    ]
 
 
 def selection_of(bundle: Bundle) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.figures import ratios, spread
 from benchmarks.in_process import InProcess
 from benchmarks.inputs import gather, numbers
 from benchmarks.limits import measure
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine, remarks
 from benchmarks.options import (
     input_options,
     repository_option,
@@ -32,6 +33,7 @@ from hmer.errors import BadParameter
 from hmer.tables import Table
 
 BARE = "in process"
+_FEW_ROUNDS = 3  # of fewer the spread is not known
 
 
 @click.command()
@@ -140,7 +142,7 @@ def compare(
         goals = targets(result, found, precision)
         report: dict[str, Any] = {
             "benchmark": "compare",
-            "machine": about,
+            "machine": ended(about),
             "data": data.name if data else "samples",
             "input": form if data else "samples",
             "inputs": len(expressions),
@@ -168,8 +170,12 @@ def compare(
         click.echo((shown.markdown() if markdown else shown.text()) + "\n")
     for name, reason in missing.items():
         click.echo(f"{name} is missing: {reason}")
+    for line in remarks(report["machine"]):
+        click.echo(line)
+    for line in spread_notes(report):
+        click.echo(line)
     click.echo(
-        f"{report['data']}, {len(expressions)} pictures, {count} rounds, medians and quartiles. "
+        f"{report['data']}, {len(expressions)} pictures, rounds: {count}, medians and quartiles. "
         f"{describe(about)}"
     )
 
@@ -209,6 +215,16 @@ def _ratios(result: Result) -> dict[str, Any]:
     return found
 
 
+def spread_notes(report: Mapping[str, Any]) -> list[str]:
+    """What so few rounds cannot tell."""
+    if report["rounds"] >= _FEW_ROUNDS:
+        return []
+    return [
+        f"Of fewer than {_FEW_ROUNDS} rounds the spread is not known: take the figures, and "
+        "whether a target is met, as leads."
+    ]
+
+
 def contenders_table(report: dict[str, Any]) -> Table:
     """One row a contender, from the report."""
     header = (
@@ -235,7 +251,7 @@ def contenders_table(report: dict[str, Any]) -> Table:
         (
             "the same runtimes in process, without Triton",
             *(_spread(bare["throughput"], 1), "-", "-", _spread(bare["p50_alone_ms"], 1)),
-            *(*_against(report["ratios"][BARE]), "100.00", "-", "-"),
+            *(*_against(report["ratios"][BARE]), "reference", "-", "-"),
         )
     )
     return Table(f"{report['concurrency']} requests at once, and alone", header, tuple(rows))

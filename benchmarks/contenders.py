@@ -183,10 +183,15 @@ def prepare(
 
 def fixed(options: Sequence[str], chosen: Chosen) -> list[str]:
     """``options`` with what was chosen in place of ``--target auto``: not measured again."""
+    options = [part for o in options for part in (o.split("=") if "--target=" in o else (o,))]
     if "auto" not in options:
-        return list(options)
+        return options
     same = [chosen.target if option == "auto" else option for option in options]
-    return [*same, *(["--precision", "bf16"] if chosen.precision == "bf16" else [])]
+    if chosen.precision == "bf16":
+        same += ["--precision", "bf16"]
+    if chosen.step_target != chosen.target and "--step-target" not in same:
+        same += ["--step-target", chosen.step_target]
+    return same
 
 
 def _sorted(names: Mapping[str, Path]) -> list[str]:

@@ -12,7 +12,7 @@ from benchmarks.faults import Finding, Load, table
 from benchmarks.faults_scenarios import SCENARIOS
 from benchmarks.faults_stage import Stage
 from benchmarks.inputs import gather
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import (
     bundle_option,
     input_options,
@@ -79,7 +79,7 @@ def faults(
     findings = run(stage, names)
     report: dict[str, Any] = {
         "benchmark": "faults",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name if data else "samples",
         "faults": [finding.to_dict() for finding in findings],
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 PERCENTILES = (50, 90, 95, 99)
+# How many samples a percentile needs before a table shows it: so many that one lies above it.
+NEEDED = {f"p{p}": 100 // (100 - p) for p in PERCENTILES}
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:
@@ -16,6 +18,27 @@ def percentiles(values: Sequence[float]) -> dict[str, float | None]:
         return {f"p{p}": None for p in PERCENTILES}
     found = np.percentile(np.asarray(values, np.float64), PERCENTILES)
     return {f"p{p}": float(value) for p, value in zip(PERCENTILES, found, strict=True)}
+
+
+def shown(found: Mapping[str, float | None], name: str, n: int | None, digits: int = 1) -> str:
+    """The percentile ``name`` of ``n`` samples, for tables: ``-`` where they are too few for it.
+
+    ``n``: ``None`` where it was not written down.
+    """
+    value = found[name]
+    if value is None or (n is not None and n < NEEDED[name]):
+        return "-"
+    return f"{value:.{digits}f}"
+
+
+def withheld(counts: Sequence[int | None]) -> list[str]:
+    """A line about the percentiles that ``shown`` leaves out of samples so many."""
+    least = min((n for n in counts if n), default=None)
+    names = [name for name, needed in NEEDED.items() if least is not None and least < needed]
+    if not names:
+        return []
+    needed = " and ".join(f"{name} needs {NEEDED[name]}" for name in names)
+    return [f"A percentile of too few answers is left out (-): {needed}; the fewest were {least}."]
 
 
 @dataclass(frozen=True)

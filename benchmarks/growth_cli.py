@@ -15,7 +15,7 @@ from benchmarks.growth_axes import AXES, CONCURRENCY, PICTURE, Axis
 from benchmarks.growth_plots import plot
 from benchmarks.growth_tables import tables
 from benchmarks.inputs import gather, numbers
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import (
     input_options,
     result_options,
@@ -107,6 +107,7 @@ def growth(
     kept = _Kept(work, _key(settings), again)
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
+    about = machine()
     for axis in chosen:
         try:
             there = kept.of(axis, wanted or axis.values)
@@ -117,7 +118,7 @@ def growth(
             missing[axis.name] = str(error)
     report: dict[str, Any] = {
         "benchmark": "growth",
-        "machine": machine(),
+        "machine": ended(about),
         "data": data.name if data else "samples",
         "input": form if data else "samples",
         "inputs": len(expressions),
@@ -157,11 +158,13 @@ def _measured(
         points, skipped = along(axis, values, settings, _say)
         load = "each at its own" if axis.name == CONCURRENCY else f"{settings.concurrency} at once"
         entry = {"points": points, "skipped": skipped, "load": load}
-        return kept.keep(axis, values, {**entry, "machine": about})
+        return kept.keep(axis, values, {**entry, "machine": ended(about)})
     others = [other for other in chosen if other.of == PICTURE]
     seen = of_pictures([other.name for other in others], settings, _say)
     entries = {
-        other.name: kept.keep(other, (), {"points": points, "lines": lines, "machine": about})
+        other.name: kept.keep(
+            other, (), {"points": points, "lines": lines, "machine": ended(about)}
+        )
         for other in others
         for points, lines in (seen[other.name],)
     }

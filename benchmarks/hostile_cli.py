@@ -13,7 +13,7 @@ import click
 from benchmarks.hostile import Attack, all_kinds, but_for, plan, selected
 from benchmarks.hostile_report import lines, report_of, table
 from benchmarks.hostile_send import Sender
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import bundle_option, result_options
 from benchmarks.output import check_folder, write_json
 from benchmarks.process_tree import listener
@@ -128,7 +128,7 @@ def hostile(
         if not only:
             attack.rest(rest)
         report = report_of(attack, len(chosen), seed, seconds)
-    report = {"benchmark": "hostile", "machine": about, "warm_up": warm_up, **report}
+    report = {"benchmark": "hostile", "machine": ended(about), "warm_up": warm_up, **report}
     report["without"] = list(without)
     _show(report, attack, output, markdown, as_json)
     if report["failures"]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from benchmarks.asking import Reply
 from benchmarks.crohme import Expression
-from benchmarks.figures import percentiles, spread
+from benchmarks.figures import NEEDED, percentiles, shown, spread, withheld
 from benchmarks.in_process import Worker
 from benchmarks.load import by_length
 from benchmarks.loops import Sample
@@ -131,7 +131,8 @@ class Found:
         return {
             "load_s": self.way.load_s,
             "first_ms": self.way.first_ms,
-            "ms": percentiles(ms),
+            "n": sum(s.tokens is not None for s in samples),
+            "ms": percentiles([s.latency * 1e3 for s in samples if s.tokens is not None]),
             "mean_ms": statistics.fmean(ms),
             "p50_ms": seen.to_dict() if seen else None,
             "stages_ms": stages,
@@ -164,7 +165,7 @@ def tables(paths: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     whole = tuple(
         (
             name,
-            *(_ms(path["ms"][p]) for p in ("p50", "p90", "p95", "p99")),
+            *(shown(path["ms"], p, path.get("n"), 2) for p in NEEDED),
             *(_ms(path["mean_ms"]), _ms(path["first_ms"])),
             "-" if path["load_s"] is None else f"{path['load_s']:.1f}",
             f"{path['exprate'] * 100:.2f}",
@@ -186,6 +187,15 @@ def tables(paths: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         Table("Where it goes, mean ms", ("path", *STAGES), stages),
         Table("p50 ms by tokens of the answer", ("path", *lengths), by),
     ]
+
+
+def notes(paths: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the tables leave out, and what failed."""
+    lines = withheld([path.get("n") for path in paths.values()])
+    for name, path in paths.items():
+        if path.get("errors"):
+            lines.append(f"{name}: {path['errors']} requests failed; percentiles are of the rest.")
+    return lines
 
 
 def _ms(value: float | None) -> str:

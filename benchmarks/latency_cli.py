@@ -13,9 +13,9 @@ import click
 
 from benchmarks.in_process import Spec, Worker
 from benchmarks.inputs import gather, shuffled
-from benchmarks.latency import Way, WorkerWay, decode_image_ms, run, tables
+from benchmarks.latency import Way, WorkerWay, decode_image_ms, notes, run, tables
 from benchmarks.latency_served import ServedWay, split_served
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine, remarks
 from benchmarks.options import (
     input_options,
     repository_option,
@@ -84,19 +84,26 @@ def latency(
 
     missing: dict[str, str] = {}
     with ExitStack() as stack:
-        ways = _bare(bundle, checkpoint, inputs, missing, stack, say)
+        repository, chosen = None, None
+        if not urls:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            repository = assemble(bundle, work / "ours", *repository_options.split())
+            chosen = Chosen.of(repository)
+        ways = _bare(bundle, checkpoint, chosen, inputs, missing, stack, say)
         missing["TensorRT in process"] = _no_tensorrt()
-        options = repository_options.split()
-        served, chosen = _served(bundle, urls, options, inputs, missing, stack, say)
-        ways |= served
+        ways |= _served(repository, urls, inputs, missing, stack, say)
         found = run(ways, order, rounds, say)
         image_ms = decode_image_ms(inputs)
         paths = {name: one.to_dict(order, expressions, image_ms) for name, one in found.items()}
     if chosen is not None:
         _split(paths, chosen)
+    elif urls:
+        missing["encoder of a served path"] = (
+            "What a server at --url runs is not known. Without --url one is started and split."
+        )
     report: dict[str, Any] = {
         "benchmark": "latency",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name if data else "samples",
         "input": form if data else "samples",
         "inputs": len(expressions),
@@ -114,22 +121,30 @@ def latency(
         click.echo((table.markdown() if markdown else table.text()) + "\n")
     for name, reason in missing.items():
         click.echo(f"{name} is missing: {reason}")
+    for line in [*notes(paths), *remarks(report["machine"])]:
+        click.echo(line)
     click.echo(f"{report['data']}, {len(expressions)} pictures, {rounds} rounds. {describe(about)}")
 
 
 def _bare(
     bundle: Path,
     checkpoint: Path,
+    served: Chosen | None,
     inputs: list[bytes],
     missing: dict[str, str],
     stack: ExitStack,
     say: Any,
 ) -> dict[str, Way]:
-    """The paths without a server, all with as many threads as there are CPUs."""
+    """The paths without a server, all with as many threads as there are CPUs.
+
+    What is ``served`` is among them, so that its parts are known.
+    """
     threads = thread_count(0)
     specs: dict[str, Spec] = {"PyTorch eager": Spec(checkpoint, threads, None)}
     for target in TARGETS:
         specs[_bare_name(target)] = Spec(bundle, threads, Chosen(target, target, "fp32"))
+    if served is not None and _as_served(served) not in specs:
+        specs[_as_served(served)] = Spec(bundle, threads, served)
     ways: dict[str, Way] = {}
     for name, spec in specs.items():
         say(f"Starting {name} ...")
@@ -152,23 +167,18 @@ def _check(spec: Spec) -> None:
 
 
 def _served(
-    bundle: Path,
+    repository: Path | None,
     urls: tuple[str, ...],
-    options: list[str],
     inputs: list[bytes],
     missing: dict[str, str],
     stack: ExitStack,
     say: Any,
-) -> tuple[dict[str, Way], Chosen | None]:
-    """The paths through a server, and what it runs, where it is one that is started here."""
+) -> dict[str, Way]:
+    """The paths through a server: one over ``repository``, or those at ``urls``."""
     load_s: float | None = None
-    chosen: Chosen | None = None
     own: str | None = None
-    if not urls:
+    if repository is not None:
         say("Starting a server ...")
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        repository = assemble(bundle, work / "ours", *options)
-        chosen = Chosen.of(repository)
         server = stack.enter_context(ServedProcess(repository))
         urls, load_s, own = (server.grpc, server.http), server.ready_s, server.metrics
     ways: dict[str, Way] = {}
@@ -182,7 +192,7 @@ def _served(
         way = ServedWay(url, inputs, load_s, metrics)
         stack.callback(way.close)
         ways[name] = way
-    return ways, chosen
+    return ways
 
 
 def _no_tensorrt() -> str:
@@ -199,15 +209,22 @@ def _no_tensorrt() -> str:
 
 
 def _split(paths: dict[str, dict[str, Any]], chosen: Chosen) -> None:
-    """Say of the served paths where their time goes, where the runtimes are there in process."""
-    encoder = paths.get(_bare_name(chosen.target))
-    step = paths.get(_bare_name(chosen.step_target))
-    if encoder is None or step is None or chosen.precision != "fp32":
+    """Say of the served paths where their time goes, if what they run is there in process."""
+    same = paths.get(_as_served(chosen))
+    if same is None:
         return
     for name, path in paths.items():
         if name.startswith(SERVED):
-            split_served(path, encoder, step)
+            split_served(path, same, same)
 
 
 def _bare_name(target: str) -> str:
     return f"{target} in process"
+
+
+def _as_served(chosen: Chosen) -> str:
+    """The name of the path in process that runs what is ``chosen`` for a server."""
+    if chosen == Chosen(chosen.target, chosen.target, "fp32"):
+        return _bare_name(chosen.target)
+    step = "" if chosen.step_target == chosen.target else f", step {chosen.step_target}"
+    return f"{_bare_name(chosen.target)}, {chosen.precision}{step}"

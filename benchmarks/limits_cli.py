@@ -11,7 +11,7 @@ import click
 from benchmarks.growth_plots import roofline
 from benchmarks.inputs import gather
 from benchmarks.limits import measure, tables
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import FILE, bundle_option, input_options, result_options, target_option
 from benchmarks.output import check_folder, write_json
 from benchmarks.repositories import Chosen
@@ -72,7 +72,7 @@ def limits(
     )
     report: dict[str, Any] = {
         "benchmark": "limits",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name if data else "samples",
         **found,
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.asking import Ask, GrpcAsker
 from benchmarks.crohme import Expression
-from benchmarks.figures import percentiles
+from benchmarks.figures import NEEDED, percentiles, shown, withheld
 from benchmarks.inputs import shuffled
 from benchmarks.loops import Run, Sample, closed_loop, open_loop, poisson
 from benchmarks.process_tree import available_mb, cpu_seconds, usage
@@ -24,6 +24,8 @@ CLOSED, OPEN = "closed", "open"
 _REFUSED = (Overloaded, ServerUnavailable)
 _LEAST_MB = 512.0  # of free memory, for a level to be tried
 _MOST_FAILED = 0.5  # of a level's requests, for a higher one to be tried
+_BUSY = 0.8  # of a CPU: from here on the load generator may be what limits
+_LATE_MS = 5.0  # of the load generator, from here on it is said
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def figures_of(run: Run, expressions: Sequence[Expression]) -> dict[str, Any]:
     )
     return {
         "requests": len(samples),
+        "answered": len(answered),
         "throughput": run.throughput,
         "seconds": run.seconds,
         "latency_ms": percentiles([s.latency * 1e3 for s in answered]),
@@ -190,7 +193,7 @@ def table(levels: Sequence[dict[str, Any]]) -> Table:
     header = (
         *("load", "requests/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms"),
         *("errors", "rejected", "ExpRate %", "server CPUs", "server MB"),
-        *("slots in use", "waiting"),
+        *("slots in use", "rows a step", "waiting"),
     )
     rows = []
     for level in levels:
@@ -199,13 +202,14 @@ def table(levels: Sequence[dict[str, Any]]) -> Table:
             (
                 Level(level["kind"], level["level"]).name,
                 f"{level['throughput']:.1f}",
-                *(_ms(value) for value in level["latency_ms"].values()),
+                *(shown(level["latency_ms"], name, counted(level)) for name in NEEDED),
                 str(sum(level["errors"].values()) - level["rejected"]),
                 str(level["rejected"]),
                 f"{level['exprate'] * 100:.2f}",
                 f"{server['cpu']:.2f}" if server else "-",
                 f"{server['pss_mb']:.0f}" if server else "-",
                 _mean_and_most(metrics, "slots_in_use"),
+                f"{rows_a_step:.1f}" if (rows_a_step := metrics.get("rows_a_step")) else "-",
                 _mean_and_most(metrics, "waiting_for_a_worker", "waiting_for_a_slot"),
             )
         )
@@ -221,5 +225,28 @@ def _mean_and_most(metrics: Mapping[str, Any], *names: str) -> str:
     return f"{mean:.1f} (<= {most:.0f})"
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def counted(level: Mapping[str, Any]) -> int | None:
+    """How many latencies the percentiles of ``level`` are of; ``None`` if it does not tell."""
+    found = level.get("answered")
+    return None if found is None else int(found)
+
+
+def notes(levels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of the figures is not the server's: the load generator's own limits, and few answers."""
+    lines = withheld([counted(level) for level in levels])
+    for level in levels:
+        name = Level(level["kind"], level["level"]).name
+        busy, late = level.get("client_cpu"), level.get("late_p99_ms")
+        if busy is not None and busy > _BUSY:
+            lines.append(
+                f"{name}: the load generator itself used {busy:.2f} of a CPU, and has one thread: "
+                "the figures may be its limit, not the server's."
+            )
+        if level["kind"] == OPEN and late is not None and late > _LATE_MS:
+            lines.append(
+                f"{name}: the load generator sent up to {late:.0f} ms late (p99); latencies count "
+                "from when a request was due, so they hold that, too."
+            )
+        if level.get("unstable"):
+            lines.append(f"{name}: answered in more than one way: {', '.join(level['unstable'])}.")
+    return lines

@@ -11,9 +11,10 @@ import click
 
 from benchmarks import perf_analyzer
 from benchmarks.crohme import Expression
+from benchmarks.figures import NEEDED
 from benchmarks.inputs import gather, numbers, shuffled
-from benchmarks.load import CLOSED, OPEN, Level, Server, run_levels, table
-from benchmarks.machine import describe, machine
+from benchmarks.load import CLOSED, OPEN, Level, Server, notes, run_levels, table
+from benchmarks.machine import describe, ended, machine, remarks
 from benchmarks.options import input_options, result_options
 from benchmarks.output import check_folder, write_json
 from benchmarks.process_tree import listener
@@ -21,6 +22,8 @@ from benchmarks.server_metrics import metrics_address, read_metrics
 from client.transport import parse_url
 from hmer.console import sentences
 from hmer.errors import InferenceFailed, MissingDependency, ServerUnavailable
+
+LEAST_REQUESTS = NEEDED["p99"]
 
 
 @click.command()
@@ -34,7 +37,7 @@ from hmer.errors import InferenceFailed, MissingDependency, ServerUnavailable
 @click.option(
     "--requests",
     type=click.IntRange(min=1),
-    help="Counted requests a level.  [default: every input once, and at least 64]",
+    help="Counted requests a level.  [default: every input once, and at least 100]",
 )
 @click.option(
     "--timeout",
@@ -89,7 +92,7 @@ def load(
         levels = [Level(CLOSED, value) for value in wanted] + levels
     check_folder(output, "figures")
     expressions = gather(data, form, limit)
-    requests = requests or max(64, len(expressions))
+    requests = requests or max(LEAST_REQUESTS, len(expressions))
     address = parse_url(url)
     about = machine()
     missing: dict[str, str] = {}
@@ -108,7 +111,7 @@ def load(
     missing |= skipped | other.failed
     report: dict[str, Any] = {
         "benchmark": "load",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name if data else "samples",
         "input": form if data else "samples",
         "inputs": len(expressions),
@@ -128,6 +131,8 @@ def load(
         click.echo((one.markdown() if markdown else one.text()) + "\n")
     for name, reason in missing.items():
         click.echo(f"{name}: {reason}")
+    for line in [*notes(found), *remarks(report["machine"])]:
+        click.echo(line)
     click.echo(f"{report['data']}, {len(expressions)} inputs. {describe(about)}")
 
 

@@ -16,7 +16,7 @@ from benchmarks import overload_plots, overload_tables
 from benchmarks import overload_verdicts as judging
 from benchmarks.inputs import gather
 from benchmarks.load import Server
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import FILE, PATH, input_options, repository_option, result_options
 from benchmarks.output import check_folder, write_json
 from benchmarks.overload import Plan
@@ -124,7 +124,7 @@ def overload(
         found = run(address, expressions, plan, server, lambda text: click.echo(text, err=True))
     report: dict[str, Any] = {
         "benchmark": "overload",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name if data else "samples",
         "input": form if data else "samples",
         "inputs": len(expressions),

@@ -11,7 +11,7 @@ import click
 from benchmarks.compare import Settings
 from benchmarks.contenders import OURS, Plan
 from benchmarks.inputs import gather
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import FILE, repository_option, result_options, weights_options, work_option
 from benchmarks.output import check_folder, write_json
 from benchmarks.quick import KIND, VERSION, measure, read_baseline, report, table, verdict
@@ -90,7 +90,7 @@ def quick(
     document: dict[str, Any] = {
         "benchmark": KIND,
         "version": VERSION,
-        "machine": about,
+        "machine": ended(about),
         "data": "samples",
         "inputs": len(expressions),
         "rounds": rounds,

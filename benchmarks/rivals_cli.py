@@ -10,7 +10,7 @@ import click
 
 from benchmarks.crohme import Expression, read_pack
 from benchmarks.in_process import Spec, Worker
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import bundle_option, result_options, target_option
 from benchmarks.output import check_folder, write_json
 from benchmarks.repositories import Chosen
@@ -90,7 +90,7 @@ def rivals(
             missing[rival.name] = str(error)
     report: dict[str, Any] = {
         "benchmark": "rivals",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name,
         "rounds": rounds,
         "runtime": target,

@@ -123,14 +123,19 @@ class Watched:
 async def watching(address: str | None) -> AsyncIterator[Watched | None]:
     """Look at the page every half second while the body runs; ``None`` for no ``address``.
 
+    The first look is once the server has published what it has under way: a body that is shorter
+    has none.
+
     Afterwards it waits until the server has published what happened.
     """
     if address is None:
         yield None
         return
+    await asyncio.sleep(PUBLISHED_S)  # what was before it, such as a warm-up, is published first
     watched = Watched(address, before=await asyncio.to_thread(read_metrics, address))
 
     async def look() -> None:
+        await asyncio.sleep(PUBLISHED_S - _EVERY_S)  # until then gauges are those of before
         while True:
             await asyncio.sleep(_EVERY_S)
             with contextlib.suppress(ServerUnavailable):  # one that is too busy for it

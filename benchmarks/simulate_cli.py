@@ -13,7 +13,7 @@ import click
 
 from benchmarks.inputs import gather, numbers
 from benchmarks.load import CLOSED, OPEN, Level, Server, run_levels
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import (
     FILE,
     bundle_option,
@@ -152,7 +152,7 @@ def simulate(
     rows = replica_rows(known, on_gpu, bound, seed)
     report: dict[str, Any] = {
         "benchmark": "simulate",
-        "machine": about,
+        "machine": ended(about),
         "data": known.about.get("data", "given times"),
         "input": known.about.get("input", ""),
         "inputs": len(known.kinds),
@@ -258,7 +258,7 @@ def _measure(
         ]
     measured = at_pace(found, levels[0]["latency_ms"]["p50"])
     known = fit(measured, levels[1]["throughput"], under_way)
-    tested = {"benchmark": "load", "machine": about, **conditions, "levels": levels}
+    tested = {"benchmark": "load", "machine": ended(about), **conditions, "levels": levels}
     return known, tested
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.crohme import Expression
 from benchmarks.latency_served import ServedWay
+from benchmarks.machine import ended
 from benchmarks.repositories import Chosen
 from benchmarks.simulation_times import KIND, VERSION
 from hmer import contract
@@ -72,7 +73,7 @@ def calibrate(
     )
     workers = workers_for(chosen.target, threads, int(description.get("encoder_workers", 0)))
     return {
-        **{"benchmark": KIND, "version": VERSION, "machine": about, **conditions},
+        **{"benchmark": KIND, "version": VERSION, "machine": ended(about), **conditions},
         "device": about["cpu"],
         "cpus": cpus,
         "runtime": vars(chosen),

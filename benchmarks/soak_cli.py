@@ -12,7 +12,7 @@ import click
 
 from benchmarks.crohme import STROKES
 from benchmarks.inputs import gather
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import FILE, PATH, result_options
 from benchmarks.output import check_folder, write_json
 from benchmarks.process_tree import listener
@@ -135,7 +135,7 @@ def soak(
 
     report = {
         "benchmark": "soak",
-        "machine": about,
+        "machine": ended(about),
         "data": data.name,
         "inputs": limit,
         "minutes": minutes,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from benchmarks.figures import NEEDED
 from benchmarks.latency import STAGES
 from hmer.errors import MissingDependency
 
@@ -58,15 +59,21 @@ def contenders(report: Mapping[str, Any], key: str, label: str) -> str:
     def draw(axes: Axes) -> None:
         names = [name for name, _ in rows]
         medians = [found["median"] for _, found in rows]
-        errors = [
-            [found["median"] - found["q1"] for _, found in rows],
-            [found["q3"] - found["median"] for _, found in rows],
-        ]
+        errors = (
+            None
+            if report["rounds"] == 1
+            else [
+                [found["median"] - found["q1"] for _, found in rows],
+                [found["q3"] - found["median"] for _, found in rows],
+            ]
+        )
         ours = [name.startswith("ours") for name in names]
         colours = ["C0" if own else "0.65" for own in ours]
         axes.barh(names, medians, xerr=errors, capsize=3, color=colours)
         axes.invert_yaxis()
-        axes.set(xlabel=f"{label}, median and quartiles of {report['rounds']} rounds")
+        rounds = report["rounds"]
+        of = f"median and quartiles of {rounds} rounds" if rounds > 1 else "one round"
+        axes.set(xlabel=f"{label}, {of}")
 
     return drawn(draw, (7.5, 0.45 * len(rows) + 1.0))
 
@@ -81,13 +88,20 @@ def load_curve(levels: Sequence[Mapping[str, Any]], kind: str) -> str:
 
     def draw(axes: Axes) -> None:
         x = [level["throughput"] for level in chosen]
+        highest = [0.0] * len(chosen)
         for percentile in ("p50", "p95", "p99"):
-            y = [level["latency_ms"][percentile] for level in chosen]
-            axes.plot(x, y, marker="o", linewidth=1.5, label=percentile)
-        for level, at in zip(chosen, x, strict=True):
+            # As in the table: of too few answers there is none.
+            there = [index for index, level in enumerate(chosen) if _enough(level, percentile)]
+            y = [chosen[index]["latency_ms"][percentile] for index in there]
+            if not there:
+                continue
+            axes.plot([x[i] for i in there], y, marker="o", linewidth=1.5, label=percentile)
+            for index, value in zip(there, y, strict=True):
+                highest[index] = max(highest[index], value)
+        for level, at, top in zip(chosen, x, highest, strict=True):
             axes.annotate(
                 f"{level['level']:g}",
-                (at, level["latency_ms"]["p99"]),
+                (at, top),
                 textcoords="offset points",
                 xytext=(4, 4),
                 fontsize="small",
@@ -96,11 +110,17 @@ def load_curve(levels: Sequence[Mapping[str, Any]], kind: str) -> str:
         axes.set(
             xlabel=f"answers a second (at the points: {at_points})",
             ylabel="latency, ms",
-            ylim=(0, None),
+            xlim=(0, 1.08 * max(x, default=1.0)),
+            ylim=(0, 1.1 * max(highest, default=1.0)),
         )
-        axes.legend()
+        axes.legend(loc="upper left")
 
     return drawn(draw, (6.5, 4.0))
+
+
+def _enough(level: Mapping[str, Any], percentile: str) -> bool:
+    count = level.get("answered")
+    return count is None or count >= NEEDED[percentile]
 
 
 def stages(paths: Mapping[str, Mapping[str, Any]]) -> str:
@@ -133,22 +153,28 @@ def by_length(series: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             axes.plot(x, [found[length]["p50"] for length in there], marker="o", label=name)
         axes.set_xticks(range(len(names)), names)
         axes.set(xlabel="tokens of the answer", ylabel="p50, ms", ylim=(0, None))
-        axes.legend(fontsize="small")
+        # Below: lines may be anywhere.
+        axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
-    return drawn(draw, (6.5, 3.8))
+    return drawn(draw, (6.5, 3.6 + 0.12 * len(series)))
 
 
 def limits(found: Mapping[str, Any]) -> str:
     """Measured time beside the time that the limit allows."""
     encoder, step = found["encoder"], found["step"]
     rows = [("encoder, a picture", encoder["ms"], encoder["limit_ms"])] + [
-        (f"step, {batch['rows']} rows", batch["ms"], batch["weights_ms"])
+        (f"step, {batch['rows']} row{'s' * (batch['rows'] > 1)}", batch["ms"], batch["weights_ms"])
         for batch in step["batches"]
     ]
 
     def draw(axes: Axes) -> None:
         places = range(len(rows))
-        axes.barh([p - 0.2 for p in places], [r[1] for r in rows], height=0.4, label="measured")
+        bars = axes.barh(
+            [p - 0.2 for p in places], [r[1] for r in rows], height=0.4, label="measured"
+        )
+        times = [f"x {measured / limit:.1f}" for _, measured, limit in rows]
+        axes.bar_label(bars, times, padding=3, fontsize="small")
+        axes.margins(x=0.1)
         axes.barh(
             [p + 0.2 for p in places],
             [r[2] for r in rows],

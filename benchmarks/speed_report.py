@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import latency, limits, load, perf_analyzer, speed_plots
-from benchmarks.compare_cli import contenders_table
+from benchmarks.compare_cli import contenders_table, spread_notes
 from benchmarks.growth_plots import roofline
-from benchmarks.machine import describe
+from benchmarks.machine import describe, remarks
 from benchmarks.report_reliability import RELIABILITY
 from benchmarks.report_sections import ACCURACY, MORE, kind_of
 from benchmarks.report_types import Plot, Section, Shown
@@ -50,7 +50,7 @@ def section(found: Mapping[str, Any], plots: bool, name: str = "the document") -
     kind = SECTIONS[str(kind_of(found))]
     try:
         tables = kind.tables(found)
-        lines = [*_conditions(found), *kind.notes(found)]
+        lines = [*_conditions(found), *kind.notes(found), *_missing(found)]
         return Shown(kind.title, lines, tables, kind.plots(found) if plots else [])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BadParameter(
@@ -67,13 +67,13 @@ def _conditions(found: Mapping[str, Any]) -> list[str]:
     if about is None:
         return lines
     lines += [describe(about), f"Repeat: {shlex.join(about['command'])}"]
-    before = about.get("load_before")
-    if before and before[0] > 0.5 * about["cpus"]:
-        lines.append(
-            f"The machine was not idle before it (load {before[0]:.1f} on {about['cpus']} CPUs): "
-            "take the figures as leads."
-        )
-    return lines
+    return lines + remarks(about)
+
+
+def _missing(found: Mapping[str, Any]) -> list[str]:
+    """What could not be measured, and why."""
+    missing = found.get("missing")
+    return [f"{name}: {reason}" for name, reason in missing.items()] if missing else []
 
 
 def markdown(sections: Sequence[Shown]) -> str:
@@ -110,7 +110,7 @@ def _what(found: Mapping[str, Any]) -> str:
         form = f" ({found['input']})" if found.get("input") else ""
         parts.append(f"{found['inputs']} inputs{form}")
     if "rounds" in found:
-        parts.append(f"{found['rounds']} rounds")
+        parts.append(f"{found['rounds']} round{'s' * (found['rounds'] != 1)}")
     return ", ".join(parts)
 
 
@@ -185,7 +185,11 @@ def _load_tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def _load_notes(found: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {reason}" for name, reason in found.get("missing", {}).items()]
+    return load.notes(found["levels"])
+
+
+def _latency_notes(found: Mapping[str, Any]) -> list[str]:
+    return latency.notes(found["paths"])
 
 
 def _no_notes(found: Mapping[str, Any]) -> list[str]:
@@ -193,12 +197,14 @@ def _no_notes(found: Mapping[str, Any]) -> list[str]:
 
 
 SECTIONS: dict[str, Section] = {
-    "compare": Section("Ours beside what it replaces", _compare_tables, _compare_plots, _no_notes),
+    "compare": Section(
+        "Ours beside what it replaces", _compare_tables, _compare_plots, spread_notes
+    ),
     "latency": Section(
         "One request at a time",
         lambda found: latency.tables(found["paths"]),
         _latency_plots,
-        _no_notes,
+        _latency_notes,
     ),
     "load": Section("Under load", _load_tables, _load_plots, _load_notes),
     "limits": Section(

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from benchmarks.inputs import gather
-from benchmarks.machine import describe, machine
+from benchmarks.machine import describe, ended, machine
 from benchmarks.options import PATH, input_options, result_options, weights_options, work_option
 from benchmarks.output import check_folder, write_json
 from benchmarks.repositories import code_hash
@@ -141,7 +141,7 @@ def tune(
         chosen = servers.bundle_of(found.best)
     report: dict[str, Any] = {
         "benchmark": "tune",
-        "machine": about,
+        "machine": ended(about),
         **conditions,
         "goal": {"name": goal.name, "percentile": goal.percentile, "bound_ms": goal.bound_ms},
         "concurrency": concurrency,

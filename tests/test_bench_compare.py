@@ -57,7 +57,8 @@ def test_reference_repositories(tiny_graphs: Bundle, checkpoint: Path, tmp_path:
 def test_what_was_chosen_is_not_measured_again() -> None:
     assert fixed(("--slots", "4"), ORT) == ["--slots", "4"]
     bf16 = Chosen("openvino", "onnxruntime", "bf16")
-    assert fixed(("--target", "auto"), bf16) == ["--target", "openvino", "--precision", "bf16"]
+    precision = ["--precision", "bf16", "--step-target", "onnxruntime"]
+    assert fixed(("--target", "auto"), bf16) == ["--target", "openvino", *precision]
 
 
 def test_graphs_are_exported_once(

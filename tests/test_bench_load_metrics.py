@@ -131,6 +131,26 @@ def test_a_server_is_watched_while_it_works(page: Page, monkeypatch: pytest.Monk
     assert between(watched.before, watched.after)["hmer_decode_steps"] == 20.0
 
 
+def test_what_came_before_does_not_count_with_a_level(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_metrics, "PUBLISHED_S", 0.05)
+
+    async def work() -> Watched | None:
+        async def publish() -> None:  # a warm-up's counts come late
+            page.text = PAGE.replace("} 10", "} 30")
+
+        task = asyncio.create_task(publish())
+        async with watching(page.address) as watched:
+            await task
+        return watched
+
+    watched = asyncio.run(work())
+    assert watched is not None
+    assert between(watched.before, watched.after)["hmer_decode_steps"] == 0.0
+    assert watched.glances == []  # a level this short has none, rather than those of before
+
+
 def test_nothing_is_watched_without_an_address() -> None:
     async def work() -> Watched | None:
         async with watching(None) as watched:
@@ -163,7 +183,7 @@ def test_load_with_a_metrics_page(fake: Fake, pack: Path, page: Page) -> None:
     level["metrics"] |= {"waiting_for_a_slot": {"mean": 1.0, "most": 1.0}}
     level["metrics"] |= {"waiting_for_a_worker": {"mean": 0.5, "most": 3.0}}
     shown = table([level]).markdown()
-    assert "| 2.5 (<= 4) | 1.5 (<= 4) |" in shown
+    assert "| 2.5 (<= 4) | - | 1.5 (<= 4) |" in shown
 
 
 @pytest.mark.e2e
