@@ -223,7 +223,7 @@ def selection_of(bundle: Bundle) -> str:
 
 
 def calibration_for(bundle: Bundle, search: SearchOptions) -> Calibration | None:
-    """The bundle's calibration, if it was fitted on answers that were searched for like this."""
+    """The bundle's calibration, if it holds for answers that were searched for like this."""
     found = Calibration.from_details(bundle.details)
     if found is None or not found.fits(search):
         return None

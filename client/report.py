@@ -17,6 +17,7 @@ from hmer.preprocess import decode, extract_ink
 from hmer.recognition import Alternative, Recognition
 
 _THUMBNAIL = (640, 320)  # pixels
+_COLUMNS = ("Input", "Picture", "Formula", "Confidence", "Score", "ms", "Alternatives")
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,12 @@ class Report:
         failed = sum(bool(row.error) for row in self._rows)
         low = sum(row.low for row in self._rows)
         summary = f"{len(self._rows) - failed} of {total} inputs were answered"
-        summary += f", {failed} failed" if failed else ""
-        summary += f", {low} of them with low confidence." if low else "."
-        page = self._template.render(title="Recognised formulas", summary=summary, rows=self._rows)
+        summary += f", {low} of them with low confidence" if low else ""
+        summary += f"; {failed} failed." if failed else "."
+        columns = _COLUMNS if any(row.others for row in self._rows) else _COLUMNS[:-1]
+        page = self._template.render(
+            title="Recognised formulas", summary=summary, rows=self._rows, columns=columns
+        )
         try:
             self._path.write_text(page, encoding="utf-8", errors="replace")
         except OSError as error:

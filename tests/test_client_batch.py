@@ -172,7 +172,7 @@ def test_html_is_one_self_contained_page(fake: Fake, files: Path) -> None:
     assert page.links[0].startswith("data:image/png;base64,")
     assert page.tags.count("math") >= 1
     assert page.tags.count("script") == 1  # the page's own: an answer's is text
-    assert "1 of 2 inputs were answered, 1 failed, 1 of them with low confidence." in text
+    assert "1 of 2 inputs were answered, 1 of them with low confidence; 1 failed." in text
     assert "There is no file none.png." in text
     assert "&lt;x&gt;.png" in text
     assert "90.0 % low" in text

@@ -206,20 +206,35 @@ def test_decode_refuses_an_unknown_step(tiny_graphs: Bundle) -> None:
         load_model(tiny_graphs, "decode", step="elsewhere")
 
 
+def calibrated(graphs: Bundle, folder: Path, calibration: Calibration) -> None:
+    """A copy of ``graphs`` with this calibration."""
+    shutil.copytree(graphs.folder, folder)
+    bundle = load_bundle(folder)
+    bundle.details["calibration"] = calibration.to_dict()
+    names = json.loads((folder / BUNDLE_FILE).read_text(encoding="utf-8"))["files"]
+    save_bundle(bundle, names)
+
+
 def test_confidence_where_the_bundle_is_calibrated(
     tiny_graphs: Bundle, features: list[Tensors], tmp_path: Path
 ) -> None:
     folder = tmp_path / "calibrated"
-    shutil.copytree(tiny_graphs.folder, folder)
-    bundle = load_bundle(folder)
     known = Calibration(0.5, 0.25, 0.0, {"decoding": "greedy"})
-    bundle.details["calibration"] = known.to_dict()
-    names = json.loads((folder / BUNDLE_FILE).read_text(encoding="utf-8"))["files"]
-    save_bundle(bundle, names)
+    calibrated(tiny_graphs, folder, known)
     model = load_model(load_bundle(folder), "decode", slots="3", max_tokens="40")
-    greedy = ask(model, features[0]).result().arrays()
-    beam = ask(model, features[0], parameters={"beam": 3}).result().arrays()
+    for wanted in ({}, {"beam": 3}):  # it was fitted on greedy answers, and holds for beams
+        found = ask(model, features[0], parameters=wanted).result().arrays()
+        score, length = float(found["score"][0, 0]), len(found["tokens"][0, 0].split())
+        assert found["confidence"][0, 0] == pytest.approx(known.of_score(score, length), rel=1e-4)
     model.finalize()
-    score, length = float(greedy["score"][0, 0]), len(greedy["tokens"][0, 0].split())
-    assert greedy["confidence"][0, 0] == pytest.approx(known.of_score(score, length), rel=1e-4)
-    assert beam["confidence"][0, 0] == UNKNOWN_CONFIDENCE  # it was fitted on greedy answers
+
+
+def test_no_confidence_by_a_calibration_of_another_search(
+    tiny_graphs: Bundle, features: list[Tensors], tmp_path: Path
+) -> None:
+    folder = tmp_path / "calibrated"
+    calibrated(tiny_graphs, folder, Calibration(0.5, 0.25, 0.0, {"decoding": "beam 4, length penalty 0.6"}))
+    model = load_model(load_bundle(folder), "decode", slots="3", max_tokens="40")
+    found = ask(model, features[0], parameters={"beam": 3}).result().arrays()
+    model.finalize()
+    assert found["confidence"][0, 0] == UNKNOWN_CONFIDENCE

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,8 @@ pytest.importorskip("starlette", reason="the pad's extra is not installed")
 pytest.importorskip("uvicorn", reason="the pad's extra is not installed")
 
 from client.cli import main
+from hmer.errors import BadParameter
+from tests.pad_server import FakeBackend
 
 
 def test_serves_until_interrupted() -> None:
@@ -60,3 +63,20 @@ def test_refusals() -> None:
     assert outcome.exit_code == 1
     assert outcome.stderr.startswith("error: ")
     assert CliRunner().invoke(main, ["pad", "--help"]).output.count("hmer-client pad") == 2
+
+
+def test_it_is_let_in_as_every_command_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, dict[str, Any]]] = []
+
+    def backend(url: str, **options: Any) -> FakeBackend:
+        made.append((url, options))
+        raise BadParameter("That is enough.")
+
+    monkeypatch.setattr("client.pad.backend.ServerBackend", backend)
+    command = ["pad", "--port", "0", "--url", "grpcs://here:443", "--header", "X-Team: a"]
+    outcome = CliRunner().invoke(main, [*command, "--timeout", "7"], env={"HMER_TOKEN": "secret"})
+    assert "That is enough." in outcome.stderr
+    ((url, options),) = made
+    assert url == "grpcs://here:443"
+    assert (options["token"], options["headers"]) == ("secret", {"X-Team": "a"})
+    assert (options["timeout"], options["model"]) == (7.0, "recognize")

@@ -18,10 +18,15 @@ from client.local import SHIPPED  # noqa: E402
 from client.pad.backend import LocalBackend, ServerBackend  # noqa: E402
 from client.retry import Retry  # noqa: E402
 from hmer import ink  # noqa: E402
+from hmer.errors import ServerUnavailable  # noqa: E402
 from hmer.recognizer import LocalRecognizer  # noqa: E402
 from tests.browser import DROP, LINES, latex_is, opened, write  # noqa: E402
 from tests.pad_server import FakeBackend, serving  # noqa: E402
 
+HAS_HEAT = """() => { const c = document.getElementById("heat");
+  return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v) => v > 0); }"""
+DROP_NOTHING = """() => document.dispatchEvent(
+  new DragEvent("drop", { dataTransfer: new DataTransfer(), bubbles: true }))"""
 SAMPLES = Path(__file__).resolve().parent.parent / "client" / "samples"
 
 
@@ -72,26 +77,86 @@ def test_earlier_requests_are_cancelled(page: Any, backend: FakeBackend) -> None
     assert backend.cancelled[0] == backend.asked[0][0]
 
 
+def heated(page: Any) -> int:
+    """Pixels with heat in them."""
+    return int(
+        page.locator("#heat").evaluate(
+            "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+            ".filter((v, i) => i % 4 === 3 && v > 0).length"
+        )
+    )
+
+
 def test_attention_of_a_token(page: Any) -> None:
     write(page, LINES[:2])
     latex_is(page, "x^{2}")
-
-    def inked() -> int:
-        """Pixels with heat in them."""
-        return int(
-            page.locator("#heat").evaluate(
-                "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
-                ".filter((v, i) => i % 4 === 3 && v > 0).length"
-            )
-        )
-
-    assert inked() == 0
+    assert heated(page) == 0
     with page.expect_response(lambda response: "attention=true" in response.url):
         page.locator("#tokens button").first.focus()
     page.wait_for_timeout(100)
-    assert inked() > 50
+    assert heated(page) > 50
     page.keyboard.press("Tab")
     assert "lit" in (page.locator("#tokens button").nth(1).get_attribute("class") or "")
+
+
+def test_attention_is_asked_for_again_after_a_failure(page: Any, backend: FakeBackend) -> None:
+    write(page, LINES[:2])
+    latex_is(page, "x^{2}")
+    page.locator("#choices label").first.wait_for()  # nothing else is under way
+    backend.error = ServerUnavailable("The server is gone.")
+    page.locator("#tokens button").first.focus()
+    sync_api.expect(page.locator("#state")).to_have_text("The server is gone.")
+    backend.error = None
+    with page.expect_response(lambda response: "attention=true" in response.url):
+        page.locator("#tokens button").nth(1).focus()
+    page.wait_for_function(HAS_HEAT)
+
+
+def test_clearing_while_attention_is_awaited_leaves_no_message(
+    page: Any, backend: FakeBackend
+) -> None:
+    write(page, LINES[:2])
+    latex_is(page, "x^{2}")
+    page.locator("#choices label").first.wait_for()
+    backend.delay = 30.0
+    with page.expect_request(lambda request: "attention=true" in request.url):
+        page.locator("#tokens button").first.focus()
+    page.keyboard.press("Escape")
+    backend.delay = 0.0
+    write(page, LINES[:1])
+    latex_is(page, "x^{1}")
+    assert backend.cancelled
+    assert page.locator("#state").inner_text() == ""
+
+
+def test_a_drop_without_a_file_is_explained(page: Any) -> None:
+    page.evaluate(DROP_NOTHING)
+    assert "no file" in page.locator("#state").inner_text()
+
+
+def test_a_transparent_picture_is_on_white_paper_in_the_dark(
+    browser: Any, backend: FakeBackend
+) -> None:
+    clear = np.zeros((40, 120, 4), np.uint8)
+    clear[10:30, 20:24, 3] = 255
+    stream = io.BytesIO()
+    Image.fromarray(clear).save(stream, "PNG")
+    with serving(backend) as url:
+        for page in opened(browser, url, color_scheme="dark"):
+            page.evaluate(DROP, [list(stream.getvalue()), "formula.png", "image/png"])
+            latex_is(page, "a+b")
+            levels = page.locator("#ink").evaluate(
+                "c => [...c.getContext('2d').getImageData(c.width >> 1, c.height >> 1, 1, 1).data]"
+            )
+            assert levels == [255, 255, 255, 255]
+
+
+def test_the_head_tells_when_the_server_goes(page: Any, backend: FakeBackend) -> None:
+    sync_api.expect(page.locator("#server")).to_have_text("A backend for tests")
+    backend.error = ServerUnavailable("The server is gone.")
+    write(page, LINES[:1])
+    sync_api.expect(page.locator("#server")).to_have_text("The server is gone.")
+    sync_api.expect(page.locator("#server")).to_have_class("down")
 
 
 @pytest.mark.parametrize(("form", "kind"), [("PNG", "image/png"), ("TIFF", "image/tiff")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import webbrowser
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from client.api import DEFAULT_TIMEOUT
+from client.api import DEFAULT_TIMEOUT, Recognizer
 from client.local import SHIPPED
-from client.transport import DEFAULT_URL
+from client.options import model_option, server_options
 from hmer.console import sentences
-from hmer.contract import RECOGNIZE
 from hmer.errors import BadParameter, MissingDependency
 
 if TYPE_CHECKING:
@@ -24,15 +24,8 @@ PORT = 8765
 
 
 @click.command()
-@click.option(
-    "--url",
-    default=DEFAULT_URL,
-    show_default=True,
-    envvar="HMER_URL",
-    show_envvar=True,
-    help="The server that recognises: HOST:PORT for gRPC, http://HOST:PORT for HTTP.",
-)
-@click.option("--model", default=RECOGNIZE, show_default=True, help="The served model.")
+@server_options
+@model_option
 @click.option("--local", is_flag=True, help="Recognise in this process, without a server.")
 @click.option(
     "--bundle",
@@ -57,7 +50,7 @@ PORT = 8765
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @sentences
 def pad(
-    url: str,
+    connect: functools.partial[Recognizer],
     model: str,
     local: bool,
     bundle: Path | None,
@@ -89,7 +82,7 @@ def pad(
 
     listener = _listen(host, port)
     with listener:
-        backend = _backend(url, model, timeout, local, bundle)
+        backend = _backend(connect, model, timeout, local, bundle)
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}/"
         hosts = LOOPBACK if host in LOOPBACK else ("*",)
@@ -112,9 +105,15 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _backend(url: str, model: str, timeout: float, local: bool, bundle: Path | None) -> Backend:
+def _backend(
+    connect: functools.partial[Recognizer],
+    model: str,
+    timeout: float,
+    local: bool,
+    bundle: Path | None,
+) -> Backend:
     from client.pad.backend import LocalBackend, ServerBackend
 
     if local:
         return LocalBackend(bundle or SHIPPED)
-    return ServerBackend(url, model=model, timeout=timeout)
+    return ServerBackend(*connect.args, model=model, timeout=timeout, **connect.keywords)

@@ -108,6 +108,8 @@ export class Sheet {
     const { strokes, picture } = this.state;
     if (picture && !this.stroke) {
       const { left, top, scale } = this.placeOf(picture);
+      pen.fillStyle = "#ffffff"; // a transparent picture is on white paper, in the dark, too
+      if (!picture.isSign) pen.fillRect(left, top, picture.width * scale, picture.height * scale);
       pen.drawImage(picture.bitmap, left, top, picture.width * scale, picture.height * scale);
     }
     pen.strokeStyle = pen.fillStyle = getComputedStyle(this.canvas).getPropertyValue("--ink");

@@ -3,6 +3,7 @@ import { Sheet } from "/ink.js";
 
 const PAUSE = 220; // ms after the last stroke before it is sent
 const MORE_PAUSE = 500; // ms after an answer before other readings are asked for
+const HEALTH_PAUSE = 20_000; // ms between two questions how the server is
 const BEAM = 5;
 const STRUCTURE = new Set(["{", "}", "^", "_"]);
 const byId = (id) => document.getElementById(id);
@@ -64,6 +65,7 @@ async function recognise() {
     forget();
     byId("problem-text").textContent = error.message;
     byId("problem").hidden = false;
+    health();
   }
 }
 
@@ -141,14 +143,17 @@ async function look(button, index) {
   button.classList.add("lit");
   button.setAttribute("aria-pressed", "true");
   if (!asking) return;
-  attention ??= ask("?attention=true", asking.signal).then((found) => found.attention);
+  const own = asking;
+  const maps = (attention ??= ask("?attention=true", own.signal).then((found) => found.attention));
   try {
-    const known = await attention;
+    const known = await maps;
     if (button.classList.contains("lit") && known?.maps[index]) {
       sheet.show({ rows: known.maps[index], box: known.box });
     }
   } catch (error) {
-    if (button.isConnected) byId("state").textContent = error.message;
+    if (own.signal.aborted) return;
+    if (attention === maps) attention = null; // the next look asks again
+    byId("state").textContent = error.message;
   }
 }
 
@@ -198,13 +203,14 @@ function sign(blob) {
 
 async function copy() {
   const field = byId("latex");
+  let done = true;
   try {
     await navigator.clipboard.writeText(field.value);
   } catch {
     field.select();
-    document.execCommand("copy");
+    done = document.execCommand("copy");
   }
-  byId("state").textContent = "Copied.";
+  byId("state").textContent = done ? "Copied." : "The browser lets no page copy here. The text is selected: copy it by hand.";
 }
 
 byId("undo").addEventListener("click", () => sheet.undo());
@@ -224,11 +230,15 @@ document.addEventListener("dragover", (event) => {
   event.preventDefault();
   byId("sheet").classList.add("over");
 });
-document.addEventListener("dragleave", () => byId("sheet").classList.remove("over"));
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) byId("sheet").classList.remove("over"); // it left the page
+});
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   byId("sheet").classList.remove("over");
-  take(event.dataTransfer.files[0]);
+  const [file] = event.dataTransfer.files;
+  if (file) take(file);
+  else byId("state").textContent = "This is no file. Drop a picture, InkML or JSON strokes here.";
 });
 document.addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z") {
@@ -246,7 +256,9 @@ async function health() {
     byId("server").classList.toggle("down", !ready);
   } catch {
     byId("server").textContent = "The pad itself does not answer.";
+    byId("server").classList.add("down");
   }
 }
 changed();
 health();
+setInterval(() => document.hidden || health(), HEALTH_PAUSE);
