@@ -175,7 +175,7 @@ def test_html_is_one_self_contained_page(fake: Fake, files: Path) -> None:
     assert "1 of 2 inputs were answered, 1 of them with low confidence; 1 failed." in text
     assert "There is no file none.png." in text
     assert "&lt;x&gt;.png" in text
-    assert "90.0 % low" in text
+    assert "90.0 % (low)" in text
     assert not re.search(r"https?://(?!www\.w3\.org)", text)
     result = run("a.png", "--html", "none/r.html", "--url", fake.url)
     assert (result.exit_code, "no folder none" in result.stderr) == (1, True)
