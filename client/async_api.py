@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -32,7 +32,7 @@ from client.parameters import Options, RequestOptions
 from client.protocol import DEFAULT_CONCURRENCY, Items
 from client.results import Health, Partial
 from client.transport import DEFAULT_URL, ModelInfo
-from hmer.errors import HmerError
+from hmer.errors import Cancelled, HmerError
 from hmer.recognizer import Recognition
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class AsyncRecognizer:
         for cancellation in under_way:
             cancellation.cancel()
         await asyncio.to_thread(self._recognizer.close)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # What still waits for a thread gets one, and fails there as what is under way does.
+        self._pool.shutdown(wait=False)
 
     @overload
     async def recognize(
@@ -123,7 +124,7 @@ class AsyncRecognizer:
 
         with self._cancelling() as cancellation:
             options["cancellation"] = cancellation
-            self._pool.submit(pump)
+            self._submit(pump)
             while (event := await queue.get()) is not None:
                 if isinstance(event, BaseException):
                     raise event
@@ -175,7 +176,13 @@ class AsyncRecognizer:
         return _Cancelling(self._under_way, self._lock)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return await asyncio.wrap_future(self._submit(call))
+
+    def _submit(self, call: Callable[[], T]) -> Future[T]:
+        try:
+            return self._pool.submit(call)
+        except RuntimeError:  # it was shut down
+            raise Cancelled(f"The connection to {self.url} was closed by this program.") from None
 
 
 class _Cancelling:

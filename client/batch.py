@@ -38,6 +38,7 @@ class Tally:
     failed: int = 0
     low: int = 0
     kept: int = 0
+    undrawn: int = 0  # of the kept: those whose attention no earlier run drew
     by_server: int = 0  # of the failed: those that the server, or its absence, is the reason for
     interrupted: bool = False
 
@@ -99,7 +100,7 @@ class Batch:
         if self.journal is not None and not outcome.kept:
             self.journal.keep(outcome.item, result)
         if self.attention is not None and isinstance(result, Recognition):
-            result = self._drawn(self.attention, outcome, result)
+            result = self._drawn(self.attention, outcome, result, tally)
         if isinstance(result, HmerError):
             tally.failed += 1
             tally.by_server += isinstance(result, ServerError)
@@ -113,11 +114,12 @@ class Batch:
 
     @staticmethod
     def _drawn(
-        files: AttentionFiles, outcome: Outcome, answer: Recognition
+        files: AttentionFiles, outcome: Outcome, answer: Recognition, tally: Tally
     ) -> Recognition | HmerError:
         """The answer, its attention drawn; it is not needed any more."""
         if outcome.kept or outcome.data is None:
-            files.path(outcome.item.name)  # drawn by the earlier run: the name is taken
+            # Its name is taken, and the file is there if the earlier run drew into this folder.
+            tally.undrawn += not files.path(outcome.item.name).exists()
             return answer
         drawn = attempt(files.add, outcome.item.name, outcome.data, answer)
         return drawn if isinstance(drawn, HmerError) else replace(answer, attention=None)

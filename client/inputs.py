@@ -106,8 +106,9 @@ def checked(data: bytes, name: str) -> bytes:
         raise EmptyInput(f"{name} is empty (0 bytes).")
     if len(data) > MAX_BYTES:
         raise ImageTooLarge(
-            f"{name} is larger than {MAX_BYTES // 2**20} MiB, the most that is sent. Scale the "
-            "picture down: a formula needs no more than a few million pixels."
+            f"{name} is larger than {MAX_BYTES // 2**20} MiB, the most that is sent. Scale a "
+            "picture down (a formula needs no more than a few million pixels), or take a document "
+            "apart."
         )
     return data
 
@@ -178,10 +179,21 @@ def expand(arguments: Iterable[str]) -> list[str]:
         if os.path.isdir(argument):
             names += _files_under(Path(argument)) or [argument]
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            names += sorted(glob.glob(argument, recursive=True)) or [argument]
+            names += _matching(argument) or [argument]
         else:
             names.append(argument)
     return names
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files that match, and what is in the folders that do; each once."""
+    matches = sorted(glob.glob(pattern, recursive=True))
+    found = [
+        name
+        for match in matches
+        for name in (_files_under(Path(match)) if os.path.isdir(match) else [match])
+    ]
+    return list({os.path.normpath(name): name for name in found}.values()) or matches
 
 
 def _files_under(folder: Path) -> list[str]:

@@ -31,13 +31,18 @@ class Item:
     stamp: str = ""
 
 
-def items_of(arguments: Iterable[str], stdin: Callable[[], bytes] | None = None) -> list[Item]:
+def items_of(
+    arguments: Iterable[str],
+    stdin: Callable[[], bytes] | None = None,
+    within: frozenset[Path] = frozenset(),
+) -> list[Item]:
     """What the command's arguments name, in their order.
 
     Files, folders and globs (``client.inputs.expand``); each page of a PDF or TIFF that has
     several, as ``FILE#page=N``; ``-``: standard input; ``http(s)://...``; ``@FILE``: a list of
-    all these, one a line (``@-`` reads the list from standard input). Raises ``MissingInput`` for
-    a list that cannot be read; anything else that cannot be read fails in its turn.
+    all these, one a line (``@-`` reads the list from standard input). ``within``: the lists that
+    these are of. Raises ``MissingInput`` for a list that cannot be read; anything else that cannot
+    be read fails in its turn.
     """
     read_stdin: Callable[[], bytes] = stdin or sys.stdin.buffer.read
     found: list[Item] = []
@@ -49,13 +54,22 @@ def items_of(arguments: Iterable[str], stdin: Callable[[], bytes] | None = None)
             else:
                 found += _pages("-", partial(checked, data, "Standard input"), "")
         elif argument.startswith("@") and not Path(argument).exists():
-            found += items_of(_listed(argument[1:], read_stdin), _only_once)
+            found += _of_list(argument, read_stdin, within)
         elif is_url(argument):
             found.append(Item(argument, partial(_fetched, argument)))
         else:
             for name in expand([argument]):
                 found += _file(name)
     return found
+
+
+def _of_list(argument: str, read_stdin: Callable[[], bytes], within: frozenset[Path]) -> list[Item]:
+    """What a list names; a list that leads back to itself fails instead of going on for ever."""
+    place = Path(argument[1:]).absolute()
+    if place in within:
+        error = MissingInput(f"The list {argument[1:]} is among its own inputs.")
+        return [Item(argument, partial(_fail, error))]
+    return items_of(_listed(argument[1:], read_stdin), _only_once, within | {place})
 
 
 def _only_once() -> bytes:
@@ -76,6 +90,11 @@ def _file(name: str) -> list[Item]:
     if named and not path.exists():
         path, page = Path(named["file"]), int(named["page"])
         return [Item(name, partial(_page_of, path, page), _stamp(path))]
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, which is read once
+        data = attempt(read_file, path)
+        if isinstance(data, HmerError):
+            return [Item(name, partial(_fail, data))]
+        return _pages(name, partial(bytes, data), "")
     return _pages(name, partial(read_file, path), _stamp(path), _head(path))
 
 

@@ -6,6 +6,7 @@ that it was asked with and a stamp of the file's content. Inputs without an answ
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,8 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # every answer was written out, or its failure told
+            self._file.close()
 
     def answer(self, item: Item) -> Recognition | None:
         """The answer of an earlier run to the same input and question."""
@@ -83,12 +85,18 @@ class Journal:
         return _answer(document) if document.get("stamp", item.stamp) == item.stamp else None
 
     def keep(self, item: Item, outcome: Recognition | HmerError) -> None:
-        """Write an answer down, at once."""
+        """Write an answer down, at once. Raises ``BadParameter`` where that is not possible."""
         if isinstance(outcome, HmerError):
             return
         document = as_object(item.name, outcome) | {"stamp": item.stamp, "asked": self._asked}
-        self._file.write(json.dumps(document) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(document) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise BadParameter(
+                f"{self._path} cannot be written ({error.strerror or error}). What is in it is "
+                "whole: make room, and the same command goes on from it."
+            ) from None
 
 
 def _answer(document: dict[str, Any]) -> Recognition:

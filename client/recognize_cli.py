@@ -170,7 +170,10 @@ def recognize(
             )
         )
         journal = None if resume is None else stack.enter_context(Journal(resume, asked))
-        items = items_of(inputs)
+        try:
+            items = items_of(inputs)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted before anything was asked.") from None
         printer: Printer
         if as_json:
             printer = JsonLines(style)
@@ -195,6 +198,12 @@ def _end(tally: Tally, least: float | None, resume: Path | None) -> None:
     elif tally.by_server:
         again = " With --resume FILE the answered ones need not be asked again." * (
             tally.answered > 0
+        )
+    if tally.undrawn:
+        click.echo(
+            f"{tally.undrawn} answers of {resume} have no picture of their attention there: for "
+            "all of them, begin with a new file.",
+            err=True,
         )
     if tally.interrupted:
         raise Interrupted(f"Interrupted: {tally.answered} of {tally.total} were answered.{again}")

@@ -56,26 +56,27 @@ def stream(
       hmer-client stream client/samples/quadratic.jpg
     """
     check_search(beam, n_best)
-    items = items_of([source])
-    if len(items) != 1:
-        raise click.UsageError(f"{source} holds {len(items)} inputs, and a stream is of one.")
-    item = items[0]
-    with connect(model=model, version=model_version or "", timeout=timeout) as recognizer:
-        printer = _JsonTokens() if as_json else _Growing()
-        parts = recognizer.stream(
-            item.read(),
-            beam=beam,
-            n_best=n_best,
-            length_penalty=length_penalty,
-            max_tokens=max_tokens,
-        )
-        try:
-            for part in parts:
-                printer.show(item.name, part)
-        except KeyboardInterrupt:
-            raise Interrupted("Interrupted before the formula was complete.") from None
-        finally:
-            printer.finish()
+    try:
+        items = items_of([source])
+        if len(items) != 1:
+            raise click.UsageError(f"{source} holds {len(items)} inputs, and a stream is of one.")
+        item = items[0]
+        with connect(model=model, version=model_version or "", timeout=timeout) as recognizer:
+            printer = _JsonTokens() if as_json else _Growing()
+            parts = recognizer.stream(
+                item.read(),
+                beam=beam,
+                n_best=n_best,
+                length_penalty=length_penalty,
+                max_tokens=max_tokens,
+            )
+            try:
+                for part in parts:
+                    printer.show(item.name, part)
+            finally:
+                printer.finish()
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted before the formula was complete.") from None
 
 
 class _Growing:

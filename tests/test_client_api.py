@@ -137,6 +137,34 @@ def test_cancelling_a_task_cancels_its_request(fake: Fake) -> None:
     asyncio.run(main())
 
 
+def test_closing_ends_what_waits_for_a_thread(fake: Fake) -> None:
+    arrived, release = threading.Event(), threading.Event()
+
+    def hold(asked: Asked) -> None:
+        arrived.set()
+        release.wait(20.0)
+
+    fake.script.hold = hold
+
+    async def main() -> None:
+        recognizer = AsyncRecognizer(fake.url, threads=1)
+        tasks = [asyncio.create_task(recognizer.recognize(b"slow"))]
+        assert await asyncio.to_thread(arrived.wait, 20.0)
+        tasks.append(asyncio.create_task(recognizer.recognize(b"queued")))
+        tasks.append(asyncio.create_task(anext(recognizer.stream(b"queued, too"))))
+        await asyncio.sleep(0.05)
+        await recognizer.close()
+        ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20.0)
+        assert [type(error) for error in ended] == [Cancelled] * 3
+        release.set()
+        with pytest.raises(Cancelled, match="closed by this program"):
+            await recognizer.recognize(b"late")
+        with pytest.raises(Cancelled, match="closed by this program"):
+            await anext(recognizer.stream(b"late"))
+
+    asyncio.run(main())
+
+
 def test_closing_ends_what_others_wait_for(fake: Fake) -> None:
     arrived, release = threading.Event(), threading.Event()
 

@@ -246,6 +246,41 @@ def test_resume_from_the_output_of_json(fake: Fake, files: Path) -> None:
     assert [asked.data for asked in fake.script.asked] == [b"b"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_a_sentence(
+    fake: Fake, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.journal.Journal._read", lambda self: None)  # it has no end
+    result = run("a.png", "b.png", "--resume", "/dev/full", "--url", fake.url)
+    assert result.exit_code == 1
+    assert "error: /dev/full cannot be written (No space left on device)." in result.stderr
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_kept_answers_without_a_picture_of_their_attention_are_counted(
+    fake: Fake, files: Path
+) -> None:
+    data = picture(files / "a.png")
+    fake.script.answers[data] = "x y"
+    options = ("--attention", "maps", "--resume", "kept.jsonl", "--url", fake.url)
+    assert run("a.png", *options).stderr == ""
+    assert run("a.png", *options).stderr == ""
+    again = run("a.png", *options[2:], "--attention", "elsewhere")
+    assert "1 answers of kept.jsonl have no picture of their attention there" in again.stderr
+
+
+@pytest.mark.parametrize("command", ["recognize", "stream"])
+def test_ctrl_c_before_anything_is_asked(
+    command: str, fake: Fake, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"client.{command}_cli.items_of", interrupted)
+    result = CliRunner().invoke(main, [command, "a.png", "--url", fake.url])
+    assert (result.exit_code, result.stderr.startswith("error: Interrupted before")) == (130, True)
+
+
 @pytest.mark.parametrize("content", ["hello\n", "[1]\n", '{"input": "a.png"}\n', "\xff\n"])
 def test_a_file_that_nothing_can_go_on_from(fake: Fake, files: Path, content: str) -> None:
     Path("kept.jsonl").write_text(content, encoding="latin-1")

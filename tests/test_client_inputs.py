@@ -136,6 +136,19 @@ def test_arguments_keep_their_order_and_what_is_not_there(
     ]
 
 
+def test_a_pattern_looks_into_the_folders_that_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert inputs.expand(["[d-n]*"]) == ["deep/c.inkml", "ink.json", "notes.txt"]
+    assert inputs.expand(["no*"]) == ["notes.txt"]
+    assert inputs.expand(["non*"]) == ["none"]  # so that it gets its error
+    assert inputs.expand(["./**"]).count("./deep/c.inkml") + inputs.expand(["./**"]).count(
+        "deep/c.inkml"
+    ) == 1  # fmt: skip
+
+
 def test_a_file_with_a_pattern_in_its_name(tmp_path: Path) -> None:
     path = tmp_path / "scan[1].png"
     path.write_bytes(b"x")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.server
 import io
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,12 @@ class Site(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        found = {"/a b.png": b"picture", "/two.tiff": pages("TIFF", 2), "/empty": b""}
+        found = {
+            "/a b.png": b"picture",
+            "/two.tiff": pages("TIFF", 2),
+            "/empty": b"",
+            "/drip": b"x",
+        }
         path = self.path.replace("%20", " ")
         if path == "/away":
             self.send_response(302)
@@ -166,16 +172,22 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.send_response(404)
         self.end_headers()
         self.wfile.write(found.get(path, b""))
+        given_up: threading.Event = self.server.given_up  # type: ignore[attr-defined]
+        with suppress(OSError):
+            while path == "/drip" and not given_up.wait(0.05):
+                self.wfile.write(b"x")
 
 
 @contextmanager
 def site() -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.given_up = threading.Event()  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        server.given_up.set()  # type: ignore[attr-defined]
         server.shutdown()
         server.server_close()
         thread.join()
@@ -196,3 +208,47 @@ def test_addresses_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(inputs, "MAX_BYTES", 3)
         assert isinstance(failure(items_of([f"{url}/a b.png"])[0]), ImageTooLarge)
     assert isinstance(failure(items_of([f"{url}/a.png"])[0]), MissingInput)  # nobody is there now
+
+
+def test_a_host_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with site() as url, pytest.raises(MissingInput, match=r"was not there after 0\.3 s"):
+        fetch.fetch(f"{url}/drip", timeout=0.3)
+
+
+def test_lists_that_lead_back_to_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(b"a")
+    Path("own.txt").write_text("a.png\n@own.txt\n", encoding="utf-8")
+    Path("one.txt").write_text("@two.txt\na.png\n", encoding="utf-8")
+    Path("two.txt").write_text("@./one.txt\n@list.txt\n@list.txt\n", encoding="utf-8")
+    Path("list.txt").write_text("a.png\n", encoding="utf-8")
+    picture, own = items_of(["@own.txt"])
+    assert (picture.read(), str(failure(own))) == (
+        b"a",
+        "The list own.txt is among its own inputs.",
+    )
+    back, *others = items_of(["@one.txt"])
+    assert "./one.txt is among its own inputs" in str(failure(back))
+    assert [item.name for item in others] == ["a.png"] * 3  # twice the same list is no circle
+
+
+def test_a_pipe_is_read_once_and_whole(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def through(data: bytes) -> list[Item]:
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+        writer.start()
+        found = items_of([str(pipe)])
+        writer.join(10)
+        return found
+
+    (item,) = through(b"picture")
+    assert (item.name, item.read(), item.read()) == (str(pipe), b"picture", b"picture")
+    first, second = through(pages("TIFF", 2))
+    assert (first.name, second.name) == (f"{pipe}#page=1", f"{pipe}#page=2")
+    assert (darkest(first.read()), darkest(second.read())) == (200, 140)

@@ -233,7 +233,9 @@ def test_no_confidence_by_a_calibration_of_another_search(
     tiny_graphs: Bundle, features: list[Tensors], tmp_path: Path
 ) -> None:
     folder = tmp_path / "calibrated"
-    calibrated(tiny_graphs, folder, Calibration(0.5, 0.25, 0.0, {"decoding": "beam 4, length penalty 0.6"}))
+    calibrated(
+        tiny_graphs, folder, Calibration(0.5, 0.25, 0.0, {"decoding": "beam 4, length penalty 0.6"})
+    )
     model = load_model(load_bundle(folder), "decode", slots="3", max_tokens="40")
     found = ask(model, features[0], parameters={"beam": 3}).result().arrays()
     model.finalize()
