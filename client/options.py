@@ -67,7 +67,7 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--n-best",
                 type=click.IntRange(min=1),
-                help="Give so many answers, best first; at most the beam's width. Needs --beam.",
+                help="Give so many answers, best first; without --beam of a beam so wide.",
             ),
             click.option(
                 "--length-penalty",
@@ -87,10 +87,16 @@ class Interrupted(Failure):
     exit_code = 130
 
 
-def check_search(beam: int | None, n_best: int | None) -> None:
-    """Raises ``UsageError`` for more answers than hypotheses."""
-    if (n_best or 1) > (beam or 1):
+def beam_for(beam: int | None, n_best: int | None) -> int | None:
+    """The beam that is asked for, or the narrowest that has so many answers.
+
+    Raises ``UsageError`` for a narrower one.
+    """
+    if n_best is None or n_best == 1:
+        return beam
+    if beam is not None and n_best > beam:
         raise click.UsageError(f"--n-best {n_best} needs --beam {n_best} or more.")
+    return beam or n_best
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from client.items import items_of
 from client.journal import Journal
 from client.options import (
     Interrupted,
-    check_search,
+    beam_for,
     model_option,
     search_options,
     server_options,
@@ -144,7 +144,7 @@ def recognize(
         raise click.UsageError("--json, --csv and --table exclude each other.")
     if expect is not None and not table:
         raise click.UsageError("--expect needs --table.")
-    check_search(beam, n_best)
+    beam = beam_for(beam, n_best)
     truths = None if expect is None else read_truths(expect)
     if format_ == MATHML:
         to_mathml("x")  # raises at once where MathML cannot be had

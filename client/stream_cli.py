@@ -12,7 +12,7 @@ from client.api import Recognizer
 from client.items import items_of
 from client.options import (
     Interrupted,
-    check_search,
+    beam_for,
     model_option,
     search_options,
     server_options,
@@ -55,7 +55,7 @@ def stream(
     Example:
       hmer-client stream client/samples/quadratic.jpg
     """
-    check_search(beam, n_best)
+    beam = beam_for(beam, n_best)
     try:
         items = items_of([source])
         if len(items) != 1:

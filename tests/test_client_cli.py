@@ -264,8 +264,17 @@ def test_beams_and_their_alternatives(fake: Fake, files: Path) -> None:
 
 
 def test_more_answers_than_hypotheses_are_refused(fake: Fake, files: Path) -> None:
-    for options in (("--n-best", "2"), ("--beam", "2", "--n-best", "3")):
-        result = run("recognize", "a.png", "--url", fake.url, *options)
-        assert result.exit_code == 2
-        assert "needs --beam" in result.stderr
+    for command in ("recognize", "stream"):
+        result = run(command, "a.png", "--url", fake.url, "--beam", "2", "--n-best", "3")
+        assert (result.exit_code, "needs --beam 3" in result.stderr) == (2, True)
     assert fake.script.asked == []
+
+
+def test_answers_without_a_beam_are_those_of_one_so_wide(fake: Fake, files: Path) -> None:
+    for options in (("--n-best", "3"), ("--n-best", "1"), ()):
+        assert run("recognize", "a.png", "--url", fake.url, *options).exit_code == 0
+    assert [asked.parameters for asked in fake.script.asked] == [
+        {"beam": 3, "n_best": 3},
+        {"n_best": 1},
+        {},
+    ]
