@@ -137,7 +137,8 @@ def test_cancelling_a_task_cancels_its_request(fake: Fake) -> None:
     asyncio.run(main())
 
 
-def test_closing_ends_what_waits_for_a_thread(fake: Fake) -> None:
+def holding(fake: Fake) -> tuple[threading.Event, threading.Event]:
+    """The server holds every request: one has arrived, and they are let go."""
     arrived, release = threading.Event(), threading.Event()
 
     def hold(asked: Asked) -> None:
@@ -145,6 +146,11 @@ def test_closing_ends_what_waits_for_a_thread(fake: Fake) -> None:
         release.wait(20.0)
 
     fake.script.hold = hold
+    return arrived, release
+
+
+def test_closing_ends_what_waits_for_a_thread(fake: Fake) -> None:
+    arrived, release = holding(fake)
 
     async def main() -> None:
         recognizer = AsyncRecognizer(fake.url, threads=1)
@@ -166,13 +172,7 @@ def test_closing_ends_what_waits_for_a_thread(fake: Fake) -> None:
 
 
 def test_closing_ends_what_others_wait_for(fake: Fake) -> None:
-    arrived, release = threading.Event(), threading.Event()
-
-    def hold(asked: Asked) -> None:
-        arrived.set()
-        release.wait(20.0)
-
-    fake.script.hold = hold
+    arrived, release = holding(fake)
 
     async def main() -> None:
         recognizer = AsyncRecognizer(fake.url)
