@@ -137,9 +137,9 @@ class Calibration:
         """Whether it holds for answers that were searched for like this.
 
         One that was fitted on greedy answers holds for every beam: a score is the probability of
-        the same tokens however they were found. Measured with the shipped weights, on the 196
-        held-out expressions: its expected calibration error for beams of 2, 3, 5 and 10 is 6.9 %
-        (6.4 % by chance), its Brier score 0.141, that of fits to such answers themselves 0.146.
+        the same tokens however they were found. Cross-validated with the shipped weights on the 196
+        held-out expressions (10 folds, mean of 20 divisions), for a beam of 3: expected
+        calibration error 7.5 %, Brier score 0.146; fits to the beam's own answers 7.7 % and 0.146.
         """
         return self.origin.get("decoding") in (GREEDY.describe(), search.describe())
 
